@@ -1,0 +1,1 @@
+"""normsurgery: post-training model surgery with proofs."""
