@@ -1,0 +1,134 @@
+"""Shrink a configuration: same flags, same depth, tiny widths, vocabulary and images.
+
+Every layer of the real model stands in the twin, so that names correspond one to one and a block
+that differs from its neighbours (a list in the config, a rule in the code) is traced as it is.
+Ratios that code depends on are kept: queries per key-value head, the rotary share of a head,
+widths that equal the hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEADS = (
+    "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
+    "decoder_attention_heads",
+)  # fmt: skip
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "embed_dim")
+INNER = (
+    "intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim",
+    "ffn_hidden_size",
+)  # fmt: skip
+POSITIONS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions",
+)  # fmt: skip
+VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
+HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
+TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION = 64, 16, 24
+# Lists of token ids that only generation reads.
+_ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
+
+
+def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A tiny copy of a configuration dictionary (with defaults filled in); nested ones too."""
+    tiny = {
+        key: shrink(value) if isinstance(value, Mapping) and _is_config(value) else value
+        for key, value in config.items()
+    }
+    _shrink_widths(tiny)
+    _shrink_width_lists(tiny)
+    _shrink_vocabulary(tiny)
+    for key in POSITIONS:
+        if isinstance(tiny.get(key), int):
+            tiny[key] = min(tiny[key], TWIN_POSITIONS)
+    if isinstance(tiny.get("max_source_positions"), int):
+        tiny["max_source_positions"] = min(tiny["max_source_positions"], TWIN_FRAMES)
+    if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
+        tiny["projection_dim"] = TWIN_PROJECTION
+    if isinstance(tiny.get("image_size"), int) and isinstance(tiny.get("patch_size"), int):
+        tiny["image_size"] = min(tiny["image_size"], max(4 * tiny["patch_size"], 64))
+    return tiny
+
+
+def _is_config(value: Mapping[str, Any]) -> bool:
+    return "model_type" in value or any(key in value for key in HIDDEN)
+
+
+def _shrink_widths(tiny: dict[str, Any]) -> None:
+    heads, hidden = _first(tiny, HEADS), _first(tiny, HIDDEN)
+    if heads is None or hidden is None:
+        return
+    head_dim = _first(tiny, (HEAD_DIM,)) or hidden // heads
+    new_heads, new_key_value = _few_heads(heads, _first(tiny, KEY_VALUE_HEADS) or heads)
+    # A hidden width that is not heads × head_dim stays one that is not.
+    width = new_heads * TWIN_HEAD_DIM + (0 if heads * head_dim == hidden else 8)
+    sizes = {
+        **dict.fromkeys(HEADS, new_heads),
+        **dict.fromkeys(KEY_VALUE_HEADS, new_key_value),
+        **dict.fromkeys(HIDDEN, width),
+        **dict.fromkeys(INNER, 2 * width + 8),
+        HEAD_DIM: TWIN_HEAD_DIM,
+        "rotary_dim": max(2, 2 * ((tiny.get("rotary_dim") or 0) * TWIN_HEAD_DIM // head_dim // 2)),
+        "word_embed_proj_dim": (tiny.get("word_embed_proj_dim") or 0) * width // hidden,
+    }
+    tiny.update({key: size for key, size in sizes.items() if isinstance(tiny.get(key), int)})
+    _shrink_rope(tiny)
+
+
+def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
+    return next((config[key] for key in keys if isinstance(config.get(key), int)), None)
+
+
+def _few_heads(heads: int, key_value: int) -> tuple[int, int]:
+    """A small (heads, key-value heads) with the same kind of sharing: none, grouped or one."""
+    few = 4 if heads % 4 == 0 else min(heads, 3)
+    if key_value == heads:
+        return few, few
+    if key_value == 1:
+        return few, 1
+    return 4, 2
+
+
+def _shrink_rope(tiny: dict[str, Any]) -> None:
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = tiny.get(key)
+        if not isinstance(rope, Mapping):
+            continue
+        share = rope.get("partial_rotary_factor", tiny.get("partial_rotary_factor", 1.0)) or 1.0
+        frequencies = int(TWIN_HEAD_DIM * share) // 2
+        tiny[key] = {
+            name: value[:frequencies] if isinstance(value, list) else value
+            for name, value in rope.items()
+        }
+
+
+def _shrink_width_lists(tiny: dict[str, Any]) -> None:
+    """Pyramids (Swin, ConvNeXt): divide every stage's width by the same factor."""
+    widths, heads = tiny.get("hidden_sizes"), tiny.get("num_heads")
+    if isinstance(widths, list) and widths and all(isinstance(w, int) for w in widths):
+        factor = max(1, widths[0] // 16)
+        if all(width % factor == 0 for width in widths):
+            tiny["hidden_sizes"] = [width // factor for width in widths]
+    if isinstance(heads, list) and isinstance(tiny.get("embed_dim"), int):
+        stages = len(heads)
+        tiny["embed_dim"] = 8 * heads[0]
+        if "hidden_size" in tiny:
+            tiny["hidden_size"] = tiny["embed_dim"] * 2 ** (stages - 1)
+
+
+def _shrink_vocabulary(tiny: dict[str, Any]) -> None:
+    if not isinstance(tiny.get(VOCABULARY), int):
+        return
+    size = min(tiny[VOCABULARY], TWIN_VOCABULARY)
+    tiny[VOCABULARY] = size
+    moved: dict[int, int] = {}
+    for key, value in tiny.items():
+        if key.endswith("token_id") and isinstance(value, int) and value >= size:
+            tiny[key] = moved.setdefault(value, size - 1 - len(moved))
+        elif key.endswith("token_id") and isinstance(value, list):
+            tiny[key] = [min(item, size - 1) for item in value]
+    for key in _ID_LISTS:
+        if key in tiny:
+            tiny[key] = None

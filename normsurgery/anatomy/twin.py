@@ -1,0 +1,200 @@
+"""The twin: a tiny random model of the checkpoint's own class and flags, in float64.
+
+Discovered and proved on the twin, applied on disk: see the README, "How it works".
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.anatomy.shrink import shrink
+from normsurgery.errors import CheckpointError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TWIN_BATCH, TWIN_LENGTH = 2, 11
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A tiny model (float64, eval, every parameter random) with inputs for one forward.
+
+    config: its configuration as JSON values; inputs: keyword arguments of its forward.
+    """
+
+    model: Any
+    config: dict[str, Any]
+    inputs: dict[str, Tensor]
+
+    @property
+    def model_class(self) -> type:
+        return type(self.model)
+
+
+def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """The transformers configuration of a checkpoint directory.
+
+    Raises UnsupportedModelError where transformers does not know the model type (or it is remote
+    code and that was not allowed), CheckpointError where it refuses the values.
+    """
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises ValueError, TypeError, StrictDataclassError …
+        reason = " ".join(str(error).split())[:200]
+        if "trust_remote_code" in reason:
+            raise UnsupportedModelError(
+                "the model's code is in the checkpoint, not in transformers",
+                "read it, then pass --trust-remote-code",
+            ) from error
+        if "model type" in reason or "model_type" in reason:
+            raise UnsupportedModelError(
+                f"transformers does not know this model type: {reason}",
+                "upgrade transformers, or pass --trust-remote-code if the checkpoint has its code",
+            ) from error
+        raise CheckpointError(
+            f"config.json: {reason}", "compare it with the configuration that the model ships with"
+        ) from error
+
+
+def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = False) -> type:
+    """The class that config.json names: in transformers, in the checkpoint's code, or AutoModel's.
+
+    Raises UnsupportedModelError where no class can be found.
+    """
+    import transformers
+
+    name = (getattr(config, "architectures", None) or [None])[0]
+    auto_map = getattr(config, "auto_map", None) or {}
+    references = [ref for key, ref in auto_map.items() if key.startswith("AutoModel")]
+    if trust_remote_code and references:
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        chosen = next((ref for ref in references if ref.split(".")[-1] == name), references[0])
+        found: type = get_class_from_dynamic_module(chosen, str(directory))
+        return found
+    if name and hasattr(transformers, name):
+        named: type = getattr(transformers, name)
+        return named
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    try:
+        mapped = MODEL_MAPPING[type(config)]
+    except KeyError:
+        raise UnsupportedModelError(
+            f"transformers has no model class {name or 'for ' + config.model_type}",
+            "upgrade transformers, or pass --trust-remote-code if the checkpoint has its code",
+        ) from None
+    return mapped[0] if isinstance(mapped, tuple) else mapped  # type: ignore[no-any-return]
+
+
+def build_twin(model_class: type, config: Any, *, seed: int = 0, shrunk: bool = True) -> Twin:
+    """Build the twin of `config`; with shrunk False at full size (for models that are tiny).
+
+    Raises UnsupportedModelError where the class cannot be built from the shrunken config.
+    """
+    values = config.to_dict()
+    tiny = shrink(values) if shrunk else values
+    try:
+        with quiet():
+            tiny_config = type(config).from_dict(copy.deepcopy(tiny))
+            tiny_config._attn_implementation = "eager"  # traceable on every family
+            model: Any = _construct(model_class, tiny_config)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UnsupportedModelError(
+            f"no tiny twin of {model_class.__name__} can be built: {reason}",
+            "please report the model id: the twin is how the surgery is found and proved",
+        ) from error
+    model = model.double().eval()
+    randomize(model, seed=seed)
+    inputs = example_inputs(model, batch=TWIN_BATCH, length=TWIN_LENGTH, seed=seed)
+    return Twin(model, tiny, inputs)
+
+
+def meta_model(model_class: type, config: Any) -> Any:
+    """The model at full size without storage: its parameters' names and shapes."""
+    try:
+        with quiet(), torch.device("meta"):
+            return _construct(model_class, copy.deepcopy(config))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"config.json does not describe a {model_class.__name__}: {reason}",
+            "compare it with the configuration that the model ships with",
+        ) from error
+
+
+def _construct(model_class: Any, config: Any) -> Any:
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        return model_class(config)
+
+
+def randomize(model: nn.Module, *, seed: int) -> None:
+    """Give every parameter and running statistic a random value, none of them special.
+
+    Matrices: zero-mean noise plus an offset a row and a column, so that no mean is zero by chance.
+    Vectors: gains in [0.5, 1.5], biases in ±0.5; nothing near zero where a proof divides by it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(like: Tensor, low: float, high: float) -> Tensor:
+        noise = torch.rand(like.shape, generator=generator, dtype=torch.float64)
+        return noise * (high - low) + low
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point():
+                continue
+            if parameter.dim() >= 2:
+                fan_in = parameter.numel() / parameter.shape[0]
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                offset = uniform(parameter[:1], -0.3, 0.3) + uniform(parameter[..., :1], -0.3, 0.3)
+                parameter.copy_((noise + offset) * (0.8 / fan_in**0.5))
+            elif name.endswith(("bias", "beta")):
+                parameter.copy_(uniform(parameter, -0.5, 0.5))
+            else:
+                parameter.copy_(uniform(parameter, 0.5, 1.5))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(uniform(buffer, -0.5, 0.5))
+            elif name.endswith("running_var"):
+                buffer.copy_(uniform(buffer, 0.5, 1.5))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' remarks about tiny or converted models off the terminal."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def relative_error(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:
+    """The largest |ours − theirs| / std(theirs) over all outputs, and the output that has it."""
+    worst, where = 0.0, ""
+    for name, reference in theirs.items():
+        spread = float(reference.double().std()) or 1.0
+        error = float((ours[name].double() - reference.double()).abs().max()) / spread
+        if not error <= worst:  # NaN counts as the worst
+            worst, where = error, name
+    return worst, where
