@@ -47,7 +47,8 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
         tiny["max_source_positions"] = min(tiny["max_source_positions"], TWIN_FRAMES)
     if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
         tiny["projection_dim"] = TWIN_PROJECTION
-    if isinstance(tiny.get("image_size"), int) and isinstance(tiny.get("patch_size"), int):
+    sized = isinstance(tiny.get("image_size"), int) and isinstance(tiny.get("patch_size"), int)
+    if sized and "window_size" not in tiny:  # windows must still tile the image
         tiny["image_size"] = min(tiny["image_size"], max(4 * tiny["patch_size"], 64))
     return tiny
 

@@ -191,8 +191,7 @@ class _Recorder(TorchFunctionMode):
             outputs = [args[0]]
         for position, output in enumerate(outputs):
             if id(output) in parents and output._version == parents[id(output)].version:
-                if name in ("contiguous", "to", "float", "double", "type", "dropout", "detach"):
-                    continue  # a no-op handed its argument back: the same node
+                continue  # a no-op handed its argument back: the same node
             self.add(name, func, node_args, node_kwargs, read, output, output=position)
         if not outputs and name in _HOST_READS:
             self.add(name, None, node_args, node_kwargs, read, None)

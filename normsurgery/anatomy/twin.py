@@ -141,7 +141,9 @@ def _construct(model_class: Any, config: Any) -> Any:
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        return model_class(config)
+        model = model_class(config)
+    model.tie_weights()
+    return model
 
 
 def randomize(model: nn.Module, *, seed: int) -> None:

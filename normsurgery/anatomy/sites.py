@@ -1,0 +1,127 @@
+"""Norm sites: who reads a norm's output, whether γ and β can move there, and what role it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from normsurgery.anatomy.axes import MOVES, child_axis
+from normsurgery.anatomy.linears import as_linear, stored
+from normsurgery.anatomy.model import Block, NormSite, Reader
+from normsurgery.anatomy.norms import Norm
+from normsurgery.anatomy.trace import Node, Trace
+
+_ATTENTION = {"scaled_dot_product_attention", "softmax", "_safe_softmax"}
+
+
+def blocks_of(modules: Iterable[str]) -> list[Block]:
+    """Lists of repeated layers: module lists with the most layers at the top of each stack."""
+    counts: dict[str, set[int]] = {}
+    for name in modules:
+        match = re.fullmatch(r"(.*?)\.(\d+)", name)
+        if match and not re.search(r"\.\d+(\.|$)", match.group(1)):
+            counts.setdefault(match.group(1), set()).add(int(match.group(2)))
+    return [Block(name, len(found)) for name, found in counts.items() if len(found) >= 1]
+
+
+def inside_blocks(module: str, blocks: Sequence[Block], at: str = "output") -> bool:
+    """Whether a centring at this module would stand in every block (the first one's input not)."""
+    for block in blocks:
+        if module.startswith(block.name + "."):
+            first = module == f"{block.name}.0"
+            return not (first and at == "input")
+    return False
+
+
+def site_of(
+    node: Node,
+    norm: Norm,
+    trace: Trace,
+    in_streams: set[Node],
+    blocks: Sequence[Block],
+    *,
+    residual: bool,
+) -> NormSite:
+    """The site of one norm node. in_streams: every node that belongs to a stream."""
+    readers, unfoldable = _readers(node, norm, trace)
+    role = _role(node, trace, in_streams, blocks, residual)
+    return NormSite(norm, role, tuple(readers), unfoldable)
+
+
+def _readers(node: Node, norm: Norm, trace: Trace) -> tuple[list[Reader], str]:
+    assert node.value is not None
+    found: dict[str, Reader] = {}
+    reads: list[tuple[str, Node]] = []
+    queue = [(node, norm.axis % node.value.dim())]
+    seen: set[Node] = set()
+    exposed = set(trace.outputs.values())
+    while queue:
+        current, axis = queue.pop()
+        if current in exposed:
+            return list(found.values()), "its output is an output of the model"
+        seen.add(current)
+        for consumer in current.consumers:
+            position = child_axis(consumer, current, axis) if consumer.op in MOVES else None
+            if position is not None:
+                if consumer not in seen:
+                    queue.append((consumer, position))
+                continue
+            reader = _reader(current, axis, consumer)
+            if reader is None:
+                where = consumer.module or "the model's forward"
+                return list(found.values()), f"{where} reads it with {consumer.op}"
+            found[reader.weight] = reader
+            reads.append((reader.weight, consumer))
+    for name, consumer in reads:
+        others = [c for c in trace.parameters[name].consumers if (name, c) not in reads]
+        if [c for c in others if c is not consumer and consumer not in c.consumers]:
+            return list(found.values()), f"{name} is read by {others[0].module} too"
+    return list(found.values()), "" if found else "nothing reads it"
+
+
+def _reader(current: Node, axis: int, consumer: Node) -> Reader | None:
+    linear = as_linear(consumer)
+    if linear is None or linear.kind != "linear" or linear.argument is not current:
+        return None
+    assert current.value is not None
+    if linear.in_dim is None or axis != current.value.dim() - 1:
+        return None
+    weight = stored(linear.weight, linear.in_dim, consumer)
+    bias = stored(linear.bias, 0, consumer) if linear.bias is not None else None
+    if weight is None or (linear.bias is not None and bias is None):
+        return None
+    return Reader(weight.name, weight.axis, consumer.module, bias.name if bias else None)
+
+
+def _role(
+    node: Node, trace: Trace, in_streams: set[Node], blocks: Sequence[Block], residual: bool
+) -> str:
+    inside = _in_blocks(node, blocks)
+    if not residual and not inside:
+        started = any(_in_blocks(other, blocks) for other in trace.nodes[: node.index])
+        return "head" if started else "stem"
+    if not residual:
+        return "inner"
+    if not inside:
+        return "final"
+    closures = [_closure(consumer, in_streams) for consumer in node.consumers]
+    scores = {found for closure in closures for found in closure if found.op in _ATTENTION}
+    mixing = scores.union(*(_closure(score, in_streams) for score in scores))
+    kinds = {"attention" if closure & mixing else "mlp" for closure in closures}
+    return " + ".join(sorted(kinds))
+
+
+def _in_blocks(node: Node, blocks: Sequence[Block]) -> bool:
+    return any(node.module.startswith(block.name + ".") for block in blocks)
+
+
+def _closure(start: Node, in_streams: set[Node]) -> set[Node]:
+    """Everything computed from `start` before it is written back to a stream."""
+    seen: set[Node] = set()
+    queue = [start]
+    while queue:
+        node = queue.pop()
+        if node not in seen and node not in in_streams:
+            seen.add(node)
+            queue += node.consumers
+    return seen

@@ -1,0 +1,281 @@
+"""From the graph to the anatomy: streams, writers, norm sites, readers, or the reason why not.
+
+Source: math.md §1; "Pre-RMSNorm and Pre-CRMSNorm Transformers", arXiv 2305.14858.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from normsurgery.anatomy.axes import MOVES, SCALINGS, carriers, parent_axis
+from normsurgery.anatomy.linears import Stored, as_linear, output_axis, stored
+from normsurgery.anatomy.model import Anatomy, Online, Stream, Writer
+from normsurgery.anatomy.norms import Norm
+from normsurgery.anatomy.region import Region, explore
+from normsurgery.anatomy.sites import blocks_of, inside_blocks, site_of
+from normsurgery.anatomy.trace import Node, Trace
+
+
+def read_anatomy(
+    trace: Trace,
+    norms: Mapping[str, Norm],
+    *,
+    class_name: str,
+    modules: Iterable[str],
+    tied: Mapping[str, tuple[str, ...]],
+) -> Anatomy:
+    """What the traced model is made of.
+
+    norms: by module name. modules: names of all modules. tied: parameter → its other names.
+    """
+    blocks = blocks_of(modules)
+    streams: list[Stream] = []
+    regions: list[Region] = []
+    for node in trace.norm_nodes():
+        norm = norms[node.module]
+        before = node.parents[0]
+        if norm.kind == "BatchNorm" or any(before in region.axes for region in regions):
+            continue
+        assert before.value is not None
+        region = explore(before, norm.axis % before.value.dim(), norms)
+        regions.append(region)
+        if _is_residual(region):
+            streams.append(_Reading(trace, region, norms, blocks).stream())
+    in_stream = {name for stream in streams for name in stream.sites}
+    covered = {node for region in regions for node in region.axes}
+    sites = {
+        node.module: site_of(
+            node, norms[node.module], trace, covered, blocks, residual=node.module in in_stream
+        )
+        for node in trace.norm_nodes()
+    }
+    return Anatomy(
+        class_name, tuple(blocks), sites, tuple(streams), tuple(trace.outputs), dict(tied)
+    )
+
+
+def _is_residual(region: Region) -> bool:
+    """Whether something written to the stream was computed from the stream."""
+    seen: set[Node] = set()
+    queue = [parent for origin in region.origins for parent in origin.parents]
+    while queue:
+        node = queue.pop()
+        if node in region.axes:
+            return True
+        if node not in seen:
+            seen.add(node)
+            queue += node.parents
+    return False
+
+
+class _Reading:
+    """One region on its way to a Stream."""
+
+    def __init__(
+        self, trace: Trace, region: Region, norms: Mapping[str, Norm], blocks: list
+    ) -> None:  # type: ignore[type-arg]
+        self.trace, self.region, self.norms, self.blocks = trace, region, norms, blocks
+
+    def stream(self) -> Stream:
+        some = next(iter(self.region.axes))
+        assert some.value is not None
+        exposed = tuple(n for n, node in self.trace.outputs.items() if node in self.region.axes)
+        writers, opaque = self._writers()
+        reasons = [*self._raw_read_reasons(opaque), *self._odd_reasons()]
+        if exposed and len(exposed) == len(self.trace.outputs):
+            reasons.append(f"output {exposed[0]} is the stream itself, mean included")
+        online: list[Online] = []
+        if not reasons:
+            online, reasons = self._centrings(writers, opaque)
+        sites = dict.fromkeys(
+            node.module for node in self.trace.norm_nodes() if node.parents[0] in self.region.axes
+        )
+        return Stream(
+            width=some.value.shape[self.region.axes[some]],
+            sites=tuple(sites), writers=tuple(writers.values()), online=tuple(online),
+            exposed=exposed, why_not=tuple(dict.fromkeys(reasons)),
+        )  # fmt: skip
+
+    # -- writers ------------------------------------------------------------------------------
+
+    def _writers(self) -> tuple[dict[str, Writer], list[Node]]:
+        """Origins that are stored weights, by weight name; and those that are not."""
+        writers: dict[str, Writer] = {}
+        uses: list[Stored] = []
+        opaque: list[Node] = []
+        for node in self.region.origins:
+            read = self._writer(node)
+            if read is not None:
+                writer, seen = read
+                uses += seen
+                if writers.setdefault(writer.weight, writer) != writer:
+                    writer = replace(writer, module=writers[writer.weight].module)
+                    if writer != writers[writer.weight]:
+                        opaque.append(node)  # one weight in two different roles
+            elif node.value is None or bool(node.value.any()):
+                opaque.append(node)
+        shared = self._shared(uses)
+        return (
+            {name: replace(w, shared=shared.get(name, "")) for name, w in writers.items()},
+            opaque,
+        )
+
+    def _writer(self, node: Node) -> tuple[Writer, list[Stored]] | None:
+        axis = self.region.axes[node]
+        if node.is_parameter:
+            return (
+                Writer(node.module, "parameter", axis, node.module.rpartition(".")[0]),
+                [Stored(node.module, axis, (c,)) for c in node.consumers if c in self.region.axes],
+            )
+        if node.op in SCALINGS:
+            return self._scaled_writer(node, axis)
+        linear = as_linear(node)
+        if linear is None or output_axis(linear) != axis:
+            return None
+        weight = stored(linear.weight, linear.out_dim, node)
+        bias = stored(linear.bias, 0, node) if linear.bias is not None else None
+        if weight is None or (linear.bias is not None and bias is None):
+            return None
+        writer = Writer(
+            weight.name, linear.kind, weight.axis, node.module, bias.name if bias else None
+        )
+        return writer, [weight, *([bias] if bias else [])]
+
+    def _scaled_writer(self, node: Node, axis: int) -> tuple[Writer, list[Stored]] | None:
+        """A linear times a stored per-channel gain (LayerScale), and nobody else reads either."""
+        pair = carriers(node, axis)
+        if len(pair) != 2 or "div" in node.op:
+            return None
+        for (gain, gain_axis), (made, made_axis) in (pair, pair[::-1]):
+            scale = stored(gain, gain_axis, node)
+            inner = _sole_source(made, made_axis)
+            if scale is None or inner is None or gain.value is None:
+                continue
+            if gain.value.numel() != gain.value.shape[gain_axis]:
+                continue
+            self.region.axes.setdefault(inner[0], inner[1])
+            read = self._writer(inner[0])
+            del self.region.axes[inner[0]]
+            if read is not None and read[0].kind != "parameter":
+                return replace(read[0], scale=scale.name), [*read[1], scale]
+        return None
+
+    def _shared(self, uses: list[Stored]) -> dict[str, str]:
+        """Parameters that something outside the stream's writers also reads, with what does."""
+        allowed = {node for use in uses for node in use.path}
+        shared: dict[str, str] = {}
+        for use in uses:
+            for consumer in self.trace.parameters[use.name].consumers:
+                if consumer not in allowed:
+                    shared[use.name] = consumer.module
+            for step in use.path[:-1]:
+                if any(consumer not in allowed for consumer in step.consumers):
+                    shared[use.name] = step.module
+        return shared
+
+    # -- reasons ------------------------------------------------------------------------------
+
+    def _raw_read_reasons(self, opaque: list[Node]) -> Iterable[str]:
+        outputs_of_norms = {node for node in opaque if node.op == "norm"}
+        for node, consumer in self.region.raw_reads:
+            if node in outputs_of_norms:
+                yield (
+                    f"{node.module} is post-LN: the residual stream is the norm's output, "
+                    "so there is no redundant mean to remove"
+                )
+            elif consumer.op == "norm":
+                kind = self.norms[consumer.module].kind
+                yield f"{consumer.module} is a {kind}: it reads the stream with its mean"
+            else:
+                yield f"{_place(consumer)} reads the stream without a norm ({consumer.op})"
+
+    def _odd_reasons(self) -> Iterable[str]:
+        for node in self.region.mixed:
+            yield f"{_place(node)} mixes the stream's channels or changes it in place ({node.op})"
+        for node in self.region.offsets:
+            yield f"{_place(node)} adds a constant along the channels ({node.op})"
+
+    # -- centring what no weight holds -----------------------------------------------------------
+
+    def _centrings(
+        self, writers: Mapping[str, Writer], opaque: list[Node]
+    ) -> tuple[list[Online], list[str]]:
+        wanted = [(node, self._describe(node)) for node in opaque]
+        wanted += [
+            (node, f"{writers[found[0].weight].weight} is read by {shared} too")
+            for node in self.region.origins
+            if (found := self._writer(node)) and (shared := writers[found[0].weight].shared)
+        ]
+        online: list[Online] = []
+        reasons: list[str] = []
+        for node, reason in wanted:
+            door = self._output_door(node) or self._input_door()
+            if door is None or inside_blocks(door[0], self.blocks, door[1]):
+                reasons.append(f"{reason}; it would need a centring in every block")
+            else:
+                online.append(Online(*door, reason))
+        distinct = {(o.module, o.at): o for o in online}
+        return list(distinct.values()), reasons
+
+    def _describe(self, node: Node) -> str:
+        if node.op == "norm":
+            return f"{node.module} writes its output to the stream"
+        if node.op in ("constant", "buffer"):
+            return f"{_place(node)} adds a table that code computes"
+        return f"{_place(node)} writes the output of {node.op} to the stream"
+
+    def _output_door(self, node: Node) -> tuple[str, str] | None:
+        """The innermost module, called once, whose result is this very tensor."""
+        if not self._channels_last(node):
+            return None
+        names = [call.name for call in self.trace.calls if call.output is node and call.name]
+        once = [n for n in names if sum(call.name == n for call in self.trace.calls) == 1]
+        return (once[0], "output") if once else None
+
+    def _input_door(self) -> tuple[str, str] | None:
+        """The first module that takes the whole stream in, before any norm has read it."""
+        for call in sorted(self.trace.calls, key=lambda call: (call.started, call.name.count("."))):
+            node = call.input
+            if node is None or not call.name or node not in self.region.axes:
+                continue
+            if self._channels_last(node) and all(
+                reader.parents[0] is node or _descends(reader.parents[0], node)
+                for reader in self.region.readers
+            ):
+                return call.name, "input"
+        return None
+
+    def _channels_last(self, node: Node) -> bool:
+        assert node.value is not None
+        return self.region.axes.get(node) == node.value.dim() - 1
+
+
+def _sole_source(node: Node, axis: int) -> tuple[Node, int] | None:
+    """Follow a chain of moves with one consumer each back to what made the numbers."""
+    while len(node.consumers) == 1:
+        if node.op not in MOVES:
+            return node, axis
+        floats = [p for p in node.parents if p.value is not None and p.value.is_floating_point()]
+        position = parent_axis(node, axis, floats[0]) if len(floats) == 1 else None
+        if position is None:
+            return None
+        node, axis = floats[0], position
+    return None
+
+
+def _descends(node: Node, ancestor: Node) -> bool:
+    seen: set[Node] = set()
+    queue = [node]
+    while queue:
+        current = queue.pop()
+        if current is ancestor:
+            return True
+        if current not in seen and current.index > ancestor.index:
+            seen.add(current)
+            queue += current.parents
+    return False
+
+
+def _place(node: Node) -> str:
+    return node.module or "the model's forward"
