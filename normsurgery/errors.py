@@ -19,9 +19,7 @@ class SurgeryError(Exception):
 
     def to_dict(self) -> dict[str, dict[str, str | int]]:
         """The `--json` document of a failure."""
-        return {
-            "error": {"message": self.message, "hint": self.hint, "exit_code": self.exit_code}
-        }
+        return {"error": {"message": self.message, "hint": self.hint, "exit_code": self.exit_code}}
 
 
 class UsageError(SurgeryError):

@@ -46,12 +46,14 @@ class NormSite:
     role: "attention", "mlp", "attention + mlp" or "final" for a site that reads a residual stream;
     "stem" (before the blocks), "inner" (q/k and the like) or "head" for one that does not.
     unfoldable: why γ and β cannot move into the readers, or "".
+    table: the embedding table whose looked-up rows are all that this norm reads, or None.
     """
 
     norm: Norm
     role: str
     readers: tuple[Reader, ...]
     unfoldable: str = ""
+    table: str | None = None
 
     @property
     def name(self) -> str:

@@ -45,7 +45,16 @@ def site_of(
     """The site of one norm node. in_streams: every node that belongs to a stream."""
     readers, unfoldable = _readers(node, norm, trace)
     role = _role(node, trace, in_streams, blocks, residual)
-    return NormSite(norm, role, tuple(readers), unfoldable)
+    return NormSite(norm, role, tuple(readers), unfoldable, _table(node))
+
+
+def _table(node: Node) -> str | None:
+    """The embedding that the norm reads straight away, if nothing else reads the lookup."""
+    lookup = as_linear(node.parents[0])
+    if lookup is None or lookup.kind != "embedding" or len(lookup.node.consumers) != 1:
+        return None
+    weight = stored(lookup.weight, lookup.out_dim, lookup.node)
+    return weight.name if weight else None
 
 
 def _readers(node: Node, norm: Norm, trace: Trace) -> tuple[list[Reader], str]:

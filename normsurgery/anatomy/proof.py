@@ -1,0 +1,164 @@
+"""The proof: the surgery's own code on the twin's saved files, every output compared in float64.
+
+Each form that the result opens in is loaded from disk, as a user would load it, and held against
+the source. A negative control follows: the same comparison must notice a result that is wrong.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normsurgery.anatomy.examine import Examination, save_twin
+from normsurgery.anatomy.probe import probe, run_outputs
+from normsurgery.anatomy.twin import quiet, relative_error
+from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
+from normsurgery.errors import VerificationError
+
+EXACT_BOUND = 1e-9  # × the outputs' std, in float64
+CONTROL_FLOOR = 1e-6  # what a wrong result must at least change
+
+Operate = Callable[[Checkpoint], Checkpoint]
+FormClass = Callable[[Path], type]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """errors: form → largest output difference / std on the twin, float64. controls: form → the
+    same after sabotage. probe: the numeric witness's change. outputs: the outputs compared."""
+
+    errors: Mapping[str, float]
+    controls: Mapping[str, float]
+    probe: float
+    outputs: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "dtype": "float64",
+            "bound": EXACT_BOUND,
+            "errors": dict(self.errors),
+            "controls": dict(self.controls),
+            "probe": self.probe,
+            "outputs": list(self.outputs),
+        }
+
+
+def prove(
+    examination: Examination,
+    operate: Operate,
+    forms: Mapping[str, FormClass],
+    *,
+    centred: Mapping[str, int] | None = None,
+) -> Proof:
+    """Prove a surgery on the twin.
+
+    operate: the surgery, checkpoint → checkpoint. forms: name → function from the result's
+    directory to the class that opens it. centred: tensors of the result that must have zero mean
+    along the given axis (float64 rounding allowed).
+    Raises VerificationError naming the tensor, the output or the form that is wrong.
+    """
+    pushed = probe(examination.twin, examination.anatomy)
+    with tempfile.TemporaryDirectory(prefix="normsurgery-twin-") as scratch:
+        before, after = Path(scratch, "source"), Path(scratch, "result")
+        save_twin(examination, before)
+        result = operate(open_checkpoint(before))
+        after.mkdir()
+        write_weights(result, after, hashes=False)
+        _check_centred(result, centred or {})
+        hidden = examination.anatomy.exposed
+        inputs = examination.twin.inputs
+        source = load_float64(examination.model_class, before)
+        reference = run_outputs(source, inputs, without=hidden)
+        errors, controls = {}, {}
+        for form, class_of in forms.items():
+            model = load_float64(class_of(after), after)
+            ours = run_outputs(model, inputs, without=hidden)
+            errors[form] = _checked_error(ours, reference, form)
+            _sabotage(model, source)
+            spoiled = run_outputs(model, inputs, without=hidden)
+            controls[form] = relative_error(spoiled, reference)[0]
+            if not controls[form] >= CONTROL_FLOOR:
+                raise VerificationError(
+                    f"the proof cannot tell a wrong {form} result from a right one "
+                    f"(control {controls[form]:.1e})",
+                    "please report the model id",
+                )
+    return Proof(errors, controls, pushed, tuple(reference))
+
+
+def load_float64(model_class: Any, directory: Path) -> Any:
+    """Load a directory in float64; any missing, unexpected or mismatched key is an error."""
+    with quiet():
+        model, report = model_class.from_pretrained(
+            directory, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
+        )
+    problems = {
+        kind: sorted(map(str, keys))
+        for kind, keys in report.items()
+        if kind in ("missing_keys", "unexpected_keys", "mismatched_keys") and keys
+    }
+    if problems:
+        kind, keys = next(iter(problems.items()))
+        raise VerificationError(
+            f"{model_class.__name__} loads the twin with {kind.replace('_', ' ')}: {keys[0]}",
+            "please report the model id: the names on disk are misread",
+        )
+    return model.eval()
+
+
+def _checked_error(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor], form: str) -> float:
+    if set(ours) != set(reference):
+        odd = sorted(set(ours) ^ set(reference))[0]
+        raise VerificationError(f"the {form} form and the source differ in outputs: {odd}", "")
+    error, where = relative_error(ours, reference)
+    if not error <= EXACT_BOUND:
+        raise VerificationError(
+            f"{form} form: {where} differs from the source's by {error:.1e} of its std on the twin "
+            f"(allowed {EXACT_BOUND:.0e})",
+            "nothing was written; please report the model id",
+        )
+    return error
+
+
+def _check_centred(result: Checkpoint, centred: Mapping[str, int]) -> None:
+    for name, dim in centred.items():
+        tensor = result[name].load()
+        mean = tensor.mean(dim) if tensor.dim() > 1 else tensor.mean()
+        if float(mean.abs().max()) > 1e-12 * float(tensor.abs().max()):
+            raise VerificationError(
+                f"{name} writes to the residual stream and is not centred",
+                "the surgery left a writer out; nothing was written",
+            )
+
+
+def _sabotage(model: Any, source: Any) -> None:
+    """Spoil a loaded result: give it back the source's weights where they fit, and noise to one.
+
+    The source's weights alone are no sabotage in the stock class (it ignores the mean), the noise
+    alone would not show that the graft needs centred writers; together every form must notice.
+    """
+    original = dict(source.named_parameters())
+    generator = torch.Generator().manual_seed(1)
+    changed = False
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            before = original.get(name)
+            if before is None or before.shape != parameter.shape:
+                continue
+            changed = changed or not torch.equal(before, parameter)
+            parameter.copy_(before)
+        if not _is_stock(model) and changed:
+            return
+        victim = max(model.parameters(), key=lambda p: p.numel() if p.dim() == 2 else 0)
+        noise = torch.randn(victim.shape, generator=generator, dtype=victim.dtype)
+        victim += 1e-2 * noise * victim.std()
+
+
+def _is_stock(model: Any) -> bool:
+    return type(model).__module__.startswith("transformers.")

@@ -1,0 +1,1 @@
+"""The public functions, one file each: what the command line calls."""

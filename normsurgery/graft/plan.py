@@ -1,0 +1,73 @@
+"""What a modeling file has to change in the stock class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from normsurgery.anatomy.model import Anatomy, NormSite
+from normsurgery.surgery.crmsnorm import bias_of
+from normsurgery.surgery.fold_norm import stream_sites
+
+
+@dataclass(frozen=True)
+class GraftPlan:
+    """Changes to the stock class, by module and parameter names of that class.
+
+    norms: LayerNorms that become RMSNorms (CRMSNorms where `width` is set: the original width).
+    centred_outputs, centred_inputs: modules whose result, or first argument, loses its mean.
+    removed: norms that become the identity. narrowed: (parameter, axis) with one channel less.
+    biases: linears that get a bias. exclusive: the stock class would compute something else, so
+    the checkpoint has a model type of its own and the stock class refuses it.
+    """
+
+    norms: tuple[NormSite, ...]
+    centred_outputs: tuple[str, ...] = ()
+    centred_inputs: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    narrowed: tuple[tuple[str, int], ...] = ()
+    biases: tuple[str, ...] = ()
+    width: dict[str, int] | None = None
+    exclusive: bool = False
+
+    @property
+    def name(self) -> str:
+        return "crmsnorm" if self.width else "rmsnorm"
+
+
+def rmsnorm_plan(
+    anatomy: Anatomy, *, baked: tuple[str, ...] = (), exclusive: bool = False
+) -> GraftPlan:
+    """LayerNorm → RMSNorm at every site of the convertible streams. baked: norms that are gone."""
+    online = [door for stream in anatomy.convertible() for door in stream.online]
+    return GraftPlan(
+        norms=tuple(stream_sites(anatomy)),
+        centred_outputs=tuple(
+            door.module for door in online if door.at == "output" and door.module not in baked
+        ),
+        centred_inputs=tuple(door.module for door in online if door.at == "input"),
+        removed=baked,
+        exclusive=exclusive,
+    )
+
+
+def crmsnorm_plan(anatomy: Anatomy) -> GraftPlan:
+    """CRMSNorm at every site, writers and readers one channel narrower."""
+    sites = tuple(stream_sites(anatomy))
+    narrowed: dict[tuple[str, int], None] = {}
+    biases: dict[str, None] = {}
+    for stream in anatomy.convertible():
+        for writer in stream.writers:
+            narrowed[writer.weight, writer.stream_dim] = None
+            narrowed.update(dict.fromkeys((n, 0) for n in (writer.bias, writer.scale) if n))
+    for site in sites:
+        for reader in site.readers:
+            narrowed[reader.weight, reader.in_dim] = None
+            if site.norm.bias and not reader.bias:
+                biases[bias_of(reader).rpartition(".")[0]] = None
+    return GraftPlan(
+        norms=sites,
+        narrowed=tuple(narrowed),
+        biases=tuple(biases),
+        width={site.name: site.norm.width for site in sites},
+        exclusive=True,
+    )

@@ -1,0 +1,1 @@
+"""Surgeries: pure functions from a checkpoint to a checkpoint with a receipt."""

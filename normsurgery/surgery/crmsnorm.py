@@ -1,0 +1,131 @@
+"""Drop one channel of a centred stream: CRMSNorm.
+
+Contract: exact. Source: arXiv 2305.14858; math.md §1: the last channel is minus the sum of the
+others, so readers become W[:, :-1] − W[:, -1:] (γ folded first), writers lose their last output,
+and the norm is c · rsqrt((Σc² + (Σc)²)/d + ε) with the original d.
+Refuses: a reader that is not a linear, a tied table, a stream that needs centring at run time.
+The width d − 1 fits no stock class: the result is a graft, for research.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from normsurgery.anatomy.model import Anatomy, NormSite, Reader, Writer
+from normsurgery.anatomy.names import NameMap
+from normsurgery.checkpoint import Checkpoint, LazyTensor
+from normsurgery.errors import UnsupportedModelError
+from normsurgery.surgery.algebra import contracted, minus_last, scaled, without_last
+from normsurgery.surgery.centre import checked_float
+from normsurgery.surgery.fold_norm import gain_of, shift_of, stream_sites
+from normsurgery.surgery.receipt import Receipt, receipt_of
+
+
+def why_not_crmsnorm(anatomy: Anatomy) -> str | None:
+    """Why the streams cannot lose a channel, or None. For an anatomy without tied tables."""
+    for stream in anatomy.convertible():
+        if stream.online:
+            return f"{stream.online[0].reason}: the stream has no form without its mean"
+        if stream.exposed:
+            return f"output {stream.exposed[0]} shows the stream, which would be one channel short"
+    for site in stream_sites(anatomy):
+        if site.unfoldable:
+            return f"{site.name}: {site.unfoldable}, so γ and the lost channel cannot be folded"
+    return None
+
+
+def drop_channel(
+    source: Checkpoint, anatomy: Anatomy, names: NameMap
+) -> tuple[Checkpoint, Receipt]:
+    """The result for a checkpoint whose writers are centred already (see `centre_writers`).
+
+    Raises UnsupportedModelError with the reason where the streams cannot lose a channel.
+    """
+    reason = why_not_crmsnorm(anatomy)
+    if reason:
+        raise UnsupportedModelError(reason, "--to rmsnorm keeps the width and has no such need")
+    edits: dict[str, LazyTensor] = {}
+    added: dict[str, tuple[LazyTensor, str]] = {}
+    gone: list[str] = []
+    for site in stream_sites(anatomy):
+        changed, new = _folded(source, names, site)
+        edits |= changed
+        added |= new
+        for parameter in (site.norm.weight_name, site.norm.bias_name):
+            if parameter:
+                gone += [name for name, _ in names.on_disk(parameter)]
+    result = source.override(edits)
+    written = {}
+    for stream in anatomy.convertible():
+        for writer in stream.writers:
+            written |= _narrowed(result, names, writer)
+    result = result.override(written).drop(gone)
+    for name, (tensor, beside) in added.items():
+        result = result.add({name: tensor}, beside=beside)
+    return result, receipt_of("drop-channel", source, result, changed=[*edits, *written])
+
+
+def bias_of(reader: Reader) -> str:
+    """The parameter that takes a norm's β: the reader's bias, or the one that it will get."""
+    return reader.bias or f"{reader.weight.rpartition('.')[0]}.bias"
+
+
+def _folded(
+    source: Checkpoint, names: NameMap, site: NormSite
+) -> tuple[dict[str, LazyTensor], dict[str, tuple[LazyTensor, str]]]:
+    gamma, beta = gain_of(source, names, site.norm), shift_of(source, names, site.norm)
+    edits: dict[str, LazyTensor] = {}
+    added: dict[str, tuple[LazyTensor, str]] = {}
+    for reader in site.readers:
+        weight_name, part = names.on_disk(reader.weight)[0]
+        weight, dim = checked_float(source, weight_name), part.axis(reader.in_dim)
+        for name, _ in names.on_disk(reader.weight):
+            edits[name] = _reader_weight(weight, gamma, dim)
+        if beta is not None and reader.bias:
+            for name, _ in names.on_disk(reader.bias):
+                edits[name] = _reader_bias(source[name], weight, beta, dim)
+        elif beta is not None:
+            added[bias_of(reader)] = (_reader_bias(None, weight, beta, dim), weight_name)
+    return edits, added
+
+
+def _reader_weight(weight: LazyTensor, gamma: Tensor | None, dim: int) -> LazyTensor:
+    def fold() -> Tensor:
+        wide = weight.load()
+        if gamma is not None:
+            wide = scaled(wide.double(), gamma, dim=dim)
+        return minus_last(wide, dim=dim).to(weight.load().dtype)
+
+    return LazyTensor.compute(fold, weight.dtype, _one_less(weight.shape, dim))
+
+
+def _reader_bias(bias: LazyTensor | None, weight: LazyTensor, beta: Tensor, dim: int) -> LazyTensor:
+    def fold() -> Tensor:
+        loaded = weight.load()
+        total = contracted(loaded, beta, dim=dim)
+        if bias is not None:
+            total = total + bias.load().double()
+        return total.to(loaded.dtype)
+
+    shape = tuple(size for axis, size in enumerate(weight.shape) if axis != dim)
+    return LazyTensor.compute(fold, bias.dtype if bias else weight.dtype, shape)
+
+
+def _narrowed(source: Checkpoint, names: NameMap, writer: Writer) -> dict[str, LazyTensor]:
+    edits: dict[str, LazyTensor] = {}
+    parameters = [(writer.weight, writer.stream_dim)]
+    parameters += [(name, 0) for name in (writer.bias, writer.scale) if name]
+    for parameter, axis in parameters:
+        for name, part in names.on_disk(parameter):
+            edits[name] = _without_last(source[name], part.axis(axis))
+    return edits
+
+
+def _without_last(tensor: LazyTensor, dim: int) -> LazyTensor:
+    return LazyTensor.compute(
+        lambda: without_last(tensor.load(), dim=dim), tensor.dtype, _one_less(tensor.shape, dim)
+    )
+
+
+def _one_less(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    return tuple(size - (axis == dim) for axis, size in enumerate(shape))

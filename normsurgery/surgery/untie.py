@@ -1,0 +1,48 @@
+"""Give a tied head a table of its own, so that the embedding may be changed without it.
+
+Contract: exact. Source: math.md §1, "Tied embeddings", and §7: `tie_word_embeddings: false` unties
+more than the head in some families, so every tensor that becomes independent is written out.
+Refuses: a class that ties whatever the configuration says.
+"""
+
+from __future__ import annotations
+
+from normsurgery.anatomy.names import NameMap
+from normsurgery.checkpoint import Checkpoint, LazyTensor
+from normsurgery.errors import UnsupportedModelError
+from normsurgery.surgery.receipt import Receipt, receipt_of
+
+
+def untie(source: Checkpoint, tied: NameMap, untied: dict[str, str]) -> tuple[Checkpoint, Receipt]:
+    """Write out every copy that the class expects once `tie_word_embeddings` is false.
+
+    tied: the names of the checkpoint as it is. untied: parameter → the name it is loaded under,
+    in the class built with `tie_word_embeddings` false.
+    """
+    loose = [
+        name
+        for name, first in untied.items()
+        if name == first and tied.tied.get(name, name) != name
+    ]
+    if not loose:
+        raise UnsupportedModelError(
+            "the class ties its head to the embedding whatever the configuration says",
+            "convert without --untie: the tie is kept and the lookup is centred instead",
+        )
+    edits: dict[str, LazyTensor] = {}
+    added: dict[str, LazyTensor] = {}
+    beside = ""
+    for name in loose:
+        holders = tied.on_disk(name)
+        beside = holders[0][0]
+        own = [held for held, part in holders if part.parameter == name]
+        if own:
+            edits[own[0]] = source[beside]
+        else:
+            added[name] = source[beside]
+    result = source.override(edits)
+    if added:
+        result = result.add(added, beside=beside)
+    result = result.with_config({**source.config, "tie_word_embeddings": False})
+    parameters = {"parameters_added": sum(tensor.numel for tensor in added.values())}
+    return result, receipt_of("untie", source, result, changed=edits, parameters=parameters)
