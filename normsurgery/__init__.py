@@ -1,1 +1,76 @@
-"""normsurgery: post-training model surgery with proofs."""
+"""normsurgery: post-training model surgery with proofs.
+
+Every public name is imported when it is first used, so that `import normsurgery` costs nothing
+and imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normsurgery.api.convert import ConvertResult as ConvertResult
+    from normsurgery.api.convert import convert as convert
+    from normsurgery.api.inspect import InspectResult as InspectResult
+    from normsurgery.api.inspect import inspect as inspect
+    from normsurgery.api.verify import VerifyResult as VerifyResult
+    from normsurgery.api.verify import verify as verify
+    from normsurgery.errors import CheckpointError as CheckpointError
+    from normsurgery.errors import HubError as HubError
+    from normsurgery.errors import ResourceError as ResourceError
+    from normsurgery.errors import SurgeryError as SurgeryError
+    from normsurgery.errors import UnsupportedModelError as UnsupportedModelError
+    from normsurgery.errors import UsageError as UsageError
+    from normsurgery.errors import VerificationError as VerificationError
+    from normsurgery.recipe import RunResult as RunResult
+    from normsurgery.recipe import run as run
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "CheckpointError": "errors",
+    "ConvertResult": "api.convert",
+    "HubError": "errors",
+    "InspectResult": "api.inspect",
+    "ResourceError": "errors",
+    "RunResult": "recipe",
+    "SurgeryError": "errors",
+    "UnsupportedModelError": "errors",
+    "UsageError": "errors",
+    "VerificationError": "errors",
+    "VerifyResult": "api.verify",
+    "convert": "api.convert",
+    "inspect": "api.inspect",
+    "run": "recipe",
+    "verify": "api.verify",
+}
+
+
+class _Package(ModuleType):
+    """The package itself, in which a public function wins over a subpackage of the same name.
+
+    Importing `normsurgery.verify.anything` makes Python set `normsurgery.verify` to the
+    subpackage, which would hide the function; such an assignment is passed over.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

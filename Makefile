@@ -1,0 +1,45 @@
+# Everything here works in a fresh clone with nothing but make and Python ≥ 3.10.
+PYTHON ?= python3
+# Where torch comes from. The default build on Linux needs gigabytes of CUDA libraries; for a CPU
+# only: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := normsurgery tests benchmarks
+
+.PHONY: demo test test-gpu bench lint fix check clean
+
+demo: $(STAMP) ## convert the GPT-2 that the project ships, and show the report
+	$(BIN)/normsurgery convert tests/data/tiny-gpt2-6x96 -o demo-out --overwrite
+
+test: $(STAMP) ## the whole suite; GPU tests skip themselves where there is no GPU
+	$(BIN)/pytest
+
+test-gpu: $(STAMP) ## only the tests that need CUDA
+	$(BIN)/pytest -m gpu
+
+bench: $(STAMP) ## the figures of the README's performance section
+	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+check: lint test
+
+# torch first and pinned: resolved together with the rest, pip may fetch several builds of it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+		$$(grep '^torch==' constraints.txt)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo-out

@@ -1,0 +1,1 @@
+"""What a person reads: tables of documents, the model card, the progress protocol."""
