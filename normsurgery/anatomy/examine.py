@@ -14,7 +14,7 @@ from normsurgery.anatomy.stream import read_anatomy
 from normsurgery.anatomy.trace import trace
 from normsurgery.anatomy.twin import Twin, build_twin, load_config, meta_model, model_class_of
 from normsurgery.checkpoint import Checkpoint
-from normsurgery.errors import CheckpointError, SurgeryError, UnsupportedModelError
+from normsurgery.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,11 @@ def examine(
 
 
 def anatomy_of(twin: Twin) -> Anatomy:
-    """Trace the twin and read its anatomy.
-
-    Raises UnsupportedModelError where the twin's forward fails on the inputs made for it.
-    """
+    """Trace the twin and read its anatomy."""
     model = twin.model
-    try:
-        norms = find_norms(model, twin.inputs)
-        with Float64():
-            recorded = trace(model, twin.inputs, norms=set(norms))
-    except SurgeryError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UnsupportedModelError(
-            f"the twin of {type(model).__name__} does not run on made-up inputs: {reason}",
-            "please report the model id: the surgery is found and proved on the twin",
-        ) from error
+    norms = find_norms(model, twin.inputs)
+    with Float64():
+        recorded = trace(model, twin.inputs, norms=set(norms))
     tied: dict[str, tuple[str, ...]] = {}
     for name, first in tied_names(model).items():
         if name != first:
@@ -85,8 +73,8 @@ def anatomy_of(twin: Twin) -> Anatomy:
 
 def _check_shapes(checkpoint: Checkpoint, names: NameMap, full: Any) -> None:
     state = full.state_dict()
-    for name, part in names.parts.items():
-        expected = tuple(part.cut(state[part.parameter]).shape)
+    for name in (*names.parts, *names.joins):
+        expected = tuple(names.value(name, state).shape)
         found = checkpoint[name].shape
         if found != expected:
             raise CheckpointError(
@@ -102,9 +90,11 @@ def save_twin(examination: Examination, directory: Path) -> None:
     directory.mkdir()
     twin = examination.twin
     state = twin.model.state_dict()
+    names = examination.names
     tensors = {
-        name: part.cut(state[part.parameter]).detach().clone().contiguous()
-        for name, part in examination.names.parts.items()
+        name: names.value(name, state).detach().clone().contiguous()
+        for name in (*names.parts, *names.joins)
+        if names.held_by(name) <= set(state)  # a module a head: the twin has fewer heads
     }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     text = twin.model.config.to_json_string(use_diff=False)

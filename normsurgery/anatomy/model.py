@@ -124,9 +124,9 @@ class Anatomy:
 
     def why_not(self) -> str | None:
         """Why LayerNorm → RMSNorm does not apply to the whole model, or None."""
-        for stream in self.layer_norm_streams():
-            if stream.why_not:
-                return stream.why_not[0]
+        reasons = [reason for stream in self.layer_norm_streams() for reason in stream.why_not]
+        if reasons:  # post-LN explains the raw reads that come with it
+            return next((reason for reason in reasons if "post-LN" in reason), reasons[0])
         if self.convertible():
             return None
         kinds = {site.norm.kind for site in self.sites.values()}

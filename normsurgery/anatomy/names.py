@@ -41,23 +41,45 @@ class Part:
 
 @dataclass(frozen=True)
 class NameMap:
-    """parts: name on disk → what it holds. carried: names on disk that no parameter reads, and why.
+    """parts: name on disk → what it holds. joins: name on disk → parameters that it concatenates.
 
+    carried: names on disk that no parameter reads, and why.
     tied: parameter → the name its value is loaded under (itself, unless tied to another).
     """
 
     parts: Mapping[str, Part]
+    joins: Mapping[str, tuple[str, ...]]
     carried: Mapping[str, str]
     tied: Mapping[str, str]
 
     def on_disk(self, parameter: str) -> list[tuple[str, Part]]:
-        """Every tensor on disk that holds the parameter or one tied to it."""
+        """Every tensor on disk that holds the parameter or one tied to it.
+
+        Raises UnsupportedModelError where it is only a piece of a tensor on disk.
+        """
         group = self.tied.get(parameter, parameter)
-        return [
+        found = [
             (name, part)
             for name, part in self.parts.items()
             if self.tied.get(part.parameter, part.parameter) == group
         ]
+        if not found:
+            joint = next((name for name, held in self.joins.items() if parameter in held), "disk")
+            raise UnsupportedModelError(
+                f"{parameter} is stored as a piece of {joint}, which this surgery cannot edit",
+                "leave out --fold-affine: the writers are not stored like this",
+            )
+        return found
+
+    def held_by(self, name: str) -> set[str]:
+        """The parameters that a tensor on disk holds."""
+        return set(self.joins[name]) if name in self.joins else {self.parts[name].parameter}
+
+    def value(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
+        """What stands on disk under a name, given the parameters' values."""
+        if name in self.joins:
+            return torch.cat([state[parameter] for parameter in self.joins[name]])
+        return self.parts[name].cut(state[self.parts[name].parameter])
 
 
 def map_names(model: Any, on_disk: Iterable[str]) -> NameMap:
@@ -69,21 +91,26 @@ def map_names(model: Any, on_disk: Iterable[str]) -> NameMap:
     tied = tied_names(model)
     rename = _Renamer(model)
     parts: dict[str, Part] = {}
+    joins: dict[str, tuple[str, ...]] = {}
     carried: dict[str, str] = {}
     for name in on_disk:
-        part = rename.part(name)
-        if part is not None:
-            parts[name] = part
+        held = rename.held(name)
+        if isinstance(held, Part):
+            parts[name] = held
+        elif held:
+            joins[name] = held
         else:
             carried[name] = rename.why_carried(name)
-    present = {tied.get(part.parameter, part.parameter) for part in parts.values()}
+    held_names = [part.parameter for part in parts.values()]
+    held_names += [name for joined in joins.values() for name in joined]
+    present = {tied.get(name, name) for name in held_names}
     missing = [name for name in rename.needed if tied.get(name, name) not in present]
     if missing:
         raise CheckpointError(
             f"{_some(missing)} of {type(model).__name__} not in the checkpoint",
             "config.json and the weights do not belong together, or a download is incomplete",
         )
-    return NameMap(parts, carried, tied)
+    return NameMap(parts, joins, carried, tied)
 
 
 def tied_names(model: Any) -> dict[str, str]:
@@ -112,7 +139,7 @@ class _Renamer:
         rules = get_model_conversion_mapping(model)
         self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
         self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-        self.saved: dict[str, Tensor] | None = None
+        self.saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         skippable = getattr(model, "_keys_to_ignore_on_load_missing", None) or []
         self.needed = [
             name
@@ -129,26 +156,20 @@ class _Renamer:
         )
         return key, converter is not None
 
-    def part(self, name: str) -> Part | None:
+    def held(self, name: str) -> Part | tuple[str, ...] | None:
+        """What a tensor on disk holds: a part, several parameters in a row, or nothing."""
         key, converted = self.renamed(name)
         if not converted:
             return Part(key) if key in self.state else None
-        return self._fingerprinted(name, key)
-
-    def _fingerprinted(self, name: str, key: str) -> Part:
         if self.saved is None:
-            from transformers.core_model_loading import revert_weight_conversion
-
-            self.saved = revert_weight_conversion(self.model, dict(self.state))
-        value = self.saved.get(name)
-        if value is not None:
-            for parameter, stored in self.state.items():
-                if (part := _same(value, parameter, stored)) is not None:
-                    return part
-        raise UnsupportedModelError(
-            f"{name}: transformers computes {key} from it in a way that is not understood",
-            "please report the model id",
-        )
+            self.saved = _saved_form(self.model)
+        held = _fingerprinted(self.saved[1][name], self.saved[0]) if name in self.saved[1] else None
+        if held is None:
+            raise UnsupportedModelError(
+                f"{name}: transformers computes {key} from it in a way that is not understood",
+                "please report the model id",
+            )
+        return held
 
     def why_carried(self, name: str) -> str:
         """Why the loader may pass a tensor over; raises CheckpointError if there is no reason."""
@@ -165,6 +186,47 @@ class _Renamer:
             f"{name}: no parameter of {type(self.model).__name__} explains this tensor",
             "config.json and the weight files do not belong together; nothing was dropped",
         )
+
+
+def _saved_form(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Fingerprints of every parameter, and the same sent through transformers' saving code."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.rand(value.shape, generator=generator)
+        for name, value in model.state_dict().items()
+    }
+    return state, revert_weight_conversion(model, dict(state))
+
+
+def _fingerprinted(value: Tensor, state: Mapping[str, Tensor]) -> Part | tuple[str, ...] | None:
+    for name, parameter in state.items():
+        part = _same(value, name, parameter)
+        if part is not None:
+            return part
+    return _joined(value, state)
+
+
+def _joined(value: Tensor, state: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """The parameters that `value` concatenates along its first axis."""
+    names: list[str] = []
+    start = 0
+    while start < value.shape[0]:
+        rest = value[start:]
+        found = next(
+            (
+                name
+                for name, parameter in state.items()
+                if parameter.dim() == value.dim() and _equal(rest[: len(parameter)], parameter)
+            ),
+            None,
+        )
+        if found is None:
+            return None
+        names.append(found)
+        start += len(state[found])
+    return tuple(names)
 
 
 def _same(value: Tensor, parameter: str, stored: Tensor) -> Part | None:

@@ -177,7 +177,9 @@ class _Reading:
     # -- reasons ------------------------------------------------------------------------------
 
     def _raw_read_reasons(self, opaque: list[Node]) -> Iterable[str]:
-        outputs_of_norms = {node for node in opaque if node.op == "norm"}
+        outputs_of_norms = {
+            node for node in opaque if node.op == "norm" and inside_blocks(node.module, self.blocks)
+        }
         for node, consumer in self.region.raw_reads:
             if node in outputs_of_norms:
                 yield (

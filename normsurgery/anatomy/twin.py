@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.anatomy.shrink import shrink
 from normsurgery.errors import CheckpointError, UnsupportedModelError
@@ -120,8 +121,27 @@ def build_twin(model_class: type, config: Any, *, seed: int = 0, shrunk: bool = 
         ) from error
     model = model.double().eval()
     randomize(model, seed=seed)
-    inputs = example_inputs(model, batch=TWIN_BATCH, length=TWIN_LENGTH, seed=seed)
-    return Twin(model, tiny, inputs)
+    return Twin(model, tiny, _runnable_inputs(model, seed))
+
+
+def _runnable_inputs(model: Any, seed: int) -> dict[str, Tensor]:
+    """Inputs that the twin runs on: two rows, or one (classifiers without a pad token).
+
+    Raises UnsupportedModelError where the twin's forward fails on both.
+    """
+    reason = ""
+    for batch in (TWIN_BATCH, 1):
+        try:
+            inputs = example_inputs(model, batch=batch, length=TWIN_LENGTH, seed=seed)
+            with torch.no_grad(), Float64():
+                model(**inputs)
+            return inputs
+        except Exception as error:  # whatever the model's own code raises
+            reason = reason or " ".join(str(error).split())[:160]
+    raise UnsupportedModelError(
+        f"the twin of {type(model).__name__} does not run on made-up inputs: {reason}",
+        "please report the model id: the surgery is found and proved on the twin",
+    )
 
 
 def meta_model(model_class: type, config: Any) -> Any:

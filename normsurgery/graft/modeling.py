@@ -22,19 +22,19 @@ def modeling_file(
     origin: str = "transformers",
     config_class: str = "",
     model_type: str = "",
-    guard: tuple[str, Any] | None = None,
+    guard: str | None = None,
 ) -> str:
     """The text of `modeling_rmsnorm.py` (or `modeling_crmsnorm.py`).
 
     source: model id, for the header. classes: stock classes to subclass; they are imported from
     `origin`. modules, parameters: all names of the source's class. prefix: of its base model.
     config_class, model_type, guard: for an exclusive graft, the stock configuration class, the
-    new model type, and the (key, value) that the stock class must not be able to read.
+    new model type, and the config key that the stock class must not be able to read.
     """
     tables = _tables(plan, modules, parameters, prefix)
     pieces = [
         _header(plan, source, classes),
-        _imports(origin),
+        _imports(origin, exclusive=plan.exclusive),
         *(f"# {comment}\n{name} = {_literal(value)}\n" for name, comment, value in tables),
         "\n" + (_CRMSNORM if plan.width else _rms_norm(plan)),
         *([_CENTRED] if plan.centred_outputs or plan.centred_inputs else []),
@@ -43,7 +43,7 @@ def modeling_file(
         *([_NARROW] if plan.narrowed else []),
         _graft(plan),
     ]
-    base = "transformers." if origin == "transformers" else ""
+    base = "transformers." if origin == "transformers" else "stock."
     if plan.exclusive and guard:
         pieces.append(_config(base + config_class, model_type, guard))
     pieces += [_model(base + name, name, exclusive=plan.exclusive) for name in classes]
@@ -108,11 +108,12 @@ LayerNorm(x) = RMSNorm(x) (arXiv 2305.14858). {ways}
 '''
 
 
-def _imports(origin: str) -> str:
-    lines = ["import json", "import re", "", "import torch", "import transformers"]
-    lines += ["from torch import nn", "from torch.nn import functional as F"]
+def _imports(origin: str, *, exclusive: bool) -> str:
+    lines = ["import json"] if exclusive else []
+    lines += ["import re", "", "import torch", "import transformers", "from torch import nn"]
+    lines += ["from torch.nn import functional as F"]
     if origin != "transformers":
-        lines += ["", f"from .{origin} import *  # noqa: F403"]
+        lines += ["", f"from . import {origin} as stock"]
     return "\n".join(lines) + "\n"
 
 
@@ -240,8 +241,7 @@ def _graft(plan: GraftPlan) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _config(base: str, model_type: str, guard: tuple[str, Any]) -> str:
-    key, value = guard
+def _config(base: str, model_type: str, guard: str) -> str:
     return f'''
 class GraftConfig({base}):
     """The stock configuration under a model type of its own, unreadable for the stock class."""
@@ -250,11 +250,11 @@ class GraftConfig({base}):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        return super().from_dict({{**config_dict, "{key}": {value!r}}}, **kwargs)
+        return super().from_dict({{**config_dict, **config_dict["stock_values"]}}, **kwargs)
 
     def to_json_string(self, *args, **kwargs):
         values = json.loads(super().to_json_string(*args, **kwargs))
-        values["{key}"] = "{GUARD}"
+        values["{guard}"] = "{GUARD}"
         return json.dumps(values, indent=2, sort_keys=True) + "\\n"
 
 '''

@@ -1,0 +1,238 @@
+"""Compose LayerNorm → RMSNorm (or CRMSNorm) from the surgeries, for one examined checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from normsurgery.anatomy.examine import Examination, examine
+from normsurgery.anatomy.model import NormSite
+from normsurgery.anatomy.names import tied_names
+from normsurgery.anatomy.proof import Proof, prove
+from normsurgery.anatomy.twin import build_twin
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.errors import UnsupportedModelError, UsageError
+from normsurgery.graft.attach import Graft, make_graft
+from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan
+from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeable
+from normsurgery.surgery.cast import cast, stored_dtype, widens
+from normsurgery.surgery.centre import centre_writers
+from normsurgery.surgery.crmsnorm import drop_channel, why_not_crmsnorm
+from normsurgery.surgery.fold_norm import fold_affine, stream_sites, why_not_foldable
+from normsurgery.surgery.receipt import Receipt
+from normsurgery.surgery.untie import untie
+
+To = Literal["rmsnorm", "crmsnorm"]
+Target = Literal["auto", "stock", "graft"]
+Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. dtype: as the option spells it, None to keep the source's."""
+
+    to: To = "rmsnorm"
+    target: Target = "auto"
+    fold_affine: bool = False
+    untie: bool = False
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A surgery ready to be applied to the twin's files and to the real ones alike.
+
+    examination: of the source. steps: surgeries in order. forms: the ways in which the result
+    opens, by name. centred: tensors of the result that must have zero mean, with the axis.
+    """
+
+    examination: Examination
+    steps: tuple[Step, ...]
+    graft: Graft
+    form: str
+    why: str
+    forms: dict[str, Callable[[Path], type]]
+    centred: dict[str, int]
+    notes: tuple[str, ...]
+
+    def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
+        """The result and a receipt for each step."""
+        receipts = []
+        for step in self.steps:
+            source, receipt = step(source)
+            receipts.append(receipt)
+        return self.graft.attach(source), receipts
+
+    def prove(self) -> Proof:
+        """Prove the operation on the twin (see `anatomy.proof`)."""
+        return prove(
+            self.examination, lambda twin: self.operate(twin)[0], self.forms, centred=self.centred
+        )
+
+
+def plan_operation(
+    checkpoint: Checkpoint, request: Request, *, trust_remote_code: bool = False
+) -> Operation:
+    """Choose the steps for a checkpoint.
+
+    Raises UnsupportedModelError with the reason where the surgery does not apply.
+    """
+    examination = examine(checkpoint, trust_remote_code=trust_remote_code)
+    _check_request(request, examination)
+    exclusive = request.target == "graft" or request.to == "crmsnorm"
+    baked = bakeable(examination.anatomy) if exclusive else []
+    shared = [w for s in examination.anatomy.convertible() for w in s.writers if w.shared]
+    tied_table = bool(shared) or any(_is_tied(site, examination) for site in baked)
+    loose = tied_table and (request.untie or request.to == "crmsnorm" or bool(baked))
+    after, steps = (
+        _untied(checkpoint, examination, trust_remote_code) if loose else (examination, [])
+    )
+    plan, main = _main_steps(after, request, baked)
+    steps += main
+    if request.dtype:
+        steps = _with_cast(steps, checkpoint, stored_dtype(request.dtype))
+    if exclusive:
+        steps.append(_in_memory_names(after))
+    graft = make_graft(
+        after, plan, source=checkpoint.model_id, folded=_folded_sites(after, request)
+    )
+    forms: dict[str, Callable[[Path], type]] = {"graft": graft.class_of()}
+    if not exclusive:
+        forms = {"stock": lambda _: examination.model_class, **forms}
+    return Operation(
+        examination, tuple(steps), graft, "graft" if exclusive else "stock",
+        _why(request, baked, exclusive), forms, _centred_names(after, request, exclusive),
+        _notes(after, graft, loose),
+    )  # fmt: skip
+
+
+def _check_request(request: Request, examination: Examination) -> None:
+    if request.to == "crmsnorm" and request.target == "stock":
+        raise UsageError(
+            "CRMSNorm is one channel narrower than any stock class",
+            "--to crmsnorm --target graft, or --to rmsnorm",
+        )
+    reason = examination.anatomy.why_not()
+    if reason:
+        raise UnsupportedModelError(reason, "normsurgery inspect MODEL   # what does apply")
+
+
+def _is_tied(site: NormSite, examination: Examination) -> bool:
+    return site.table in examination.anatomy.tied
+
+
+def _untied(
+    checkpoint: Checkpoint, examination: Examination, trust_remote_code: bool
+) -> tuple[Examination, list[Step]]:
+    """The examination of the untied checkpoint, and the step that unties."""
+    config = examination.config
+    tied, config.tie_word_embeddings = config.tie_word_embeddings, False
+    untied = tied_names(build_twin(examination.model_class, config).model)
+    config.tie_word_embeddings = tied
+
+    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
+        return untie(source, examination.names, untied)
+
+    loose, _ = step(checkpoint)
+    return examine(loose, trust_remote_code=trust_remote_code, tie=False), [step]
+
+
+def _main_steps(
+    examination: Examination, request: Request, baked: list[NormSite]
+) -> tuple[GraftPlan, list[Step]]:
+    anatomy, names = examination.anatomy, examination.names
+    steps: list[Step] = []
+    if baked:
+        steps.append(lambda source: bake_embedding_norms(source, baked, names))
+    if request.fold_affine and request.to == "rmsnorm":
+        steps.append(lambda source: fold_affine(source, anatomy, names))
+    steps.append(lambda source: centre_writers(source, anatomy, names))
+    if request.to == "crmsnorm":
+        reason = why_not_crmsnorm(anatomy)
+        if reason:
+            raise UnsupportedModelError(reason, "--to rmsnorm keeps the width and has no such need")
+        steps.append(lambda source: drop_channel(source, anatomy, names))
+        return crmsnorm_plan(anatomy), steps
+    gone = tuple(site.name for site in baked)
+    return rmsnorm_plan(anatomy, baked=gone, exclusive=request.target == "graft"), steps
+
+
+def _folded_sites(examination: Examination, request: Request) -> list[str]:
+    sites = stream_sites(examination.anatomy)
+    if request.to == "crmsnorm":
+        return [site.name for site in sites]
+    return [s.name for s in sites if request.fold_affine and not why_not_foldable(s)]
+
+
+def _with_cast(steps: list[Step], checkpoint: Checkpoint, dtype: str) -> list[Step]:
+    """A cast to more precision comes before the algebra, one to less after it."""
+
+    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
+        return cast(source, dtype)
+
+    return [step, *steps] if widens(checkpoint, dtype) else [*steps, step]
+
+
+def _in_memory_names(examination: Examination) -> Step:
+    """An exclusive graft has a model type of its own, without the stock type's key renames."""
+
+    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
+        renames = {
+            name: part.parameter
+            for name, part in examination.names.parts.items()
+            if name in source and part.index is None and not part.transposed
+        }
+        changed = {old: new for old, new in renames.items() if old != new}
+        return source.rename(changed), Receipt("rename", "exact", kept=len(source))
+
+    return step
+
+
+def _centred_names(examination: Examination, request: Request, exclusive: bool) -> dict[str, int]:
+    """Tensors on disk that must have zero mean after the surgery, with the axis."""
+    found: dict[str, int] = {}
+    if request.to == "crmsnorm":
+        return found  # minus the sum of the channels is the one that was dropped
+    for stream in examination.anatomy.convertible():
+        for writer in stream.writers:
+            if not writer.shared:
+                for name, part in examination.names.on_disk(writer.weight):
+                    found[part.parameter if exclusive else name] = part.axis(writer.stream_dim)
+    return found
+
+
+def _why(request: Request, baked: list[NormSite], exclusive: bool) -> str:
+    if request.to == "crmsnorm":
+        return "CRMSNorm drops one channel, and no stock class has that width"
+    if baked:
+        return f"--target graft: {baked[0].name} is baked into the embedding table"
+    if exclusive:
+        return "--target graft: the stock class refuses this checkpoint"
+    return (
+        "centred weights are the same function in the stock class, so one checkpoint opens there "
+        "without custom code and as RMSNorm with trust_remote_code=True"
+    )
+
+
+def _notes(examination: Examination, graft: Graft, loose: bool) -> tuple[str, ...]:
+    anatomy = examination.anatomy
+    notes = []
+    for stream in anatomy.convertible():
+        for writer in stream.writers:
+            if writer.shared:
+                notes.append(
+                    f"tied head: {writer.weight} is read by {writer.shared} too; the tie is kept "
+                    "and the RMSNorm form centres the lookup (--untie writes the head out instead)"
+                )
+        notes += [
+            f"the RMSNorm form subtracts the mean at the {door.at} of {door.module}: {door.reason}"
+            for door in stream.online
+        ]
+    if loose:
+        notes.append("untied: the head has a table of its own now")
+    if anatomy.exposed:
+        notes.append(f"not guaranteed: {', '.join(anatomy.exposed)} shows the stream's mean")
+    notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
+    return tuple(dict.fromkeys(notes))

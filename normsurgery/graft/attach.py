@@ -1,0 +1,101 @@
+"""Attach a modeling file to a checkpoint: the file, `auto_map`, and perhaps a guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from normsurgery.anatomy.examine import Examination
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.graft.classes import offered_classes
+from normsurgery.graft.load import load_graft_class
+from normsurgery.graft.modeling import GUARD, auto_map, modeling_file
+from normsurgery.graft.plan import GraftPlan
+
+# Integer keys that transformers checks the type of; the first that a configuration has becomes the
+# guard: a string there stops every stock class with an error that says what to do.
+_GUARD_KEYS = (
+    "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
+    "hidden_size", "d_model", "projection_dim", "vocab_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Graft:
+    """A modeling file ready to travel: its name and text, its classes, its config edits.
+
+    classes: Auto class → model class. refused: model class → why the file does not offer it.
+    guard: for an exclusive graft, the config key that the stock class must not be able to read;
+    default: its value where config.json leaves it out.
+    """
+
+    file: str
+    text: str
+    class_name: str
+    classes: dict[str, str]
+    refused: dict[str, str]
+    config: dict[str, Any]
+    guard: str | None = None
+    default: int | None = None
+
+    def attach(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with the file beside it and the config that points to it."""
+        config = {**checkpoint.config, **self.config}
+        merged = {**checkpoint.config.get("auto_map", {}), **self.config["auto_map"]}
+        config["auto_map"] = merged
+        if self.guard:
+            config |= {self.guard: GUARD, "stock_values": {self.guard: self._guarded(checkpoint)}}
+        return checkpoint.with_config(config).with_files({self.file: self.text.encode()})
+
+    def _guarded(self, checkpoint: Checkpoint) -> int:
+        value = checkpoint.config.get(self.guard, self.default)
+        assert isinstance(value, int)
+        return value
+
+    def class_of(self) -> Callable[[Path], type]:
+        """A function from a directory that holds the file to the model class in it."""
+        return lambda directory: load_graft_class(directory, self.file, self.class_name)
+
+
+def make_graft(
+    examination: Examination, plan: GraftPlan, *, source: str, folded: Collection[str] = ()
+) -> Graft:
+    """Generate the modeling file for an examined checkpoint.
+
+    source: model id for its header. folded: norm sites that have lost their γ and β.
+    """
+    model = examination.twin.model
+    own = examination.model_class.__name__
+    offered, refused = offered_classes(examination, folded=folded)
+    names = list(dict.fromkeys([own, *offered.values()]))
+    module = examination.model_class.__module__
+    stock = module.startswith("transformers.")
+    file = f"modeling_{plan.name}.py"
+    edits: dict[str, Any] = {"auto_map": auto_map(file, offered, exclusive=plan.exclusive)}
+    guard, default = _guard(examination.config) if plan.exclusive else (None, None)
+    model_type = f"{examination.config.model_type}_{plan.name}"
+    if plan.exclusive:
+        edits["model_type"] = model_type
+    text = modeling_file(
+        plan,
+        source=source,
+        classes=names,
+        modules=[name for name, _ in model.named_modules() if name],
+        parameters=[name for name, _ in model.named_parameters(remove_duplicate=False)],
+        prefix=model.base_model_prefix,
+        origin="transformers" if stock else module.rpartition(".")[2],
+        config_class=type(examination.config).__name__,
+        model_type=model_type,
+        guard=guard,
+    )
+    return Graft(file, text, own, offered, refused, edits, guard, default)
+
+
+def _guard(config: Any) -> tuple[str, int]:
+    values = config.to_dict()
+    for key in _GUARD_KEYS:
+        if isinstance(values.get(key), int):
+            return key, values[key]
+    raise AssertionError(f"{type(config).__name__} has none of {_GUARD_KEYS}")
