@@ -1,0 +1,288 @@
+"""Compare a candidate with its reference: run the reference once, judge any number of candidates.
+
+    with run_reference(reference, Options()) as run:
+        plain = judge(run, candidate)
+        grafted = judge(run, replace(candidate, model_class=Grafted))
+
+One model is in memory at a time, and of its outputs only the batch at hand.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from normsurgery.errors import SurgeryError, UsageError
+from normsurgery.verify.figures import PredictionGatherer, Predictions, Spread
+from normsurgery.verify.load import LoadReport, load_model
+from normsurgery.verify.reference import (
+    Options,
+    PartedGatherer,
+    Progress,
+    ReferenceRun,
+    gatherers,
+    run_reference,
+)
+from normsurgery.verify.run import CastWatch, Generation, Rows, forward, generate, release
+from normsurgery.verify.sources import ModelSource, check_comparable, dtype_name
+from normsurgery.verify.verdict import (
+    CONTRACTS,
+    FLOAT64_BOUND,
+    HARD_CAST_BOUND,
+    NOISE_RATIO,
+    Divergence,
+    GenerationFigures,
+    OutputFigures,
+    PredictionFigures,
+    Verification,
+    reasons_against,
+)
+
+
+def compare(
+    reference: ModelSource,
+    candidate: ModelSource,
+    options: Options | None = None,
+    *,
+    contract: str = "exact",
+    progress: Progress | None = None,
+) -> Verification:
+    """Judge one candidate. UsageError where the two cannot be compared at all."""
+    check_contract(contract)
+    check_comparable(reference, candidate)
+    with run_reference(reference, options or Options(), progress=progress) as run:
+        return judge(run, candidate, contract=contract)
+
+
+def judge(run: ReferenceRun, candidate: ModelSource, *, contract: str = "exact") -> Verification:
+    """Hold a candidate to its contract against a reference that ran already.
+
+    A candidate that does not load or run fails; it does not raise. UsageError where no output can
+    be compared.
+    """
+    check_contract(contract)
+    check_comparable(run.source, candidate)
+    release(run.device)
+    judged = _Judge(run)
+    try:
+        judged.watch(candidate)
+    except SurgeryError:
+        raise
+    except Exception as error:  # a candidate's own code may raise anything; that is its failure
+        judged.fail(error)
+    return judged.verification(contract)
+
+
+def check_contract(contract: str) -> None:
+    """UsageError unless it is one of math.md's four."""
+    if contract not in CONTRACTS:
+        raise UsageError(f"unknown contract {contract!r}", f"one of: {', '.join(CONTRACTS)}")
+
+
+class _Judge:
+    """One candidate's pass over the batches."""
+
+    def __init__(self, run: ReferenceRun) -> None:
+        self._run = run
+        self._report = LoadReport()
+        self._names: list[str] = []
+        self._differences: dict[str, PartedGatherer] = {}
+        self._errors: dict[str, PartedGatherer] = {}
+        self._guesses = PredictionGatherer()
+        self._generation: Generation | None = None
+        self._casts: set[str] = set()
+        self._notes: list[str] = list(run.notes)
+        self._failure: str | None = None
+
+    def watch(self, candidate: ModelSource) -> None:
+        run = self._run
+        with (
+            load_model(
+                candidate,
+                dtype=run.dtype,
+                device=run.device,
+                scratch=run.scratch,
+                memory_limit_bytes=run.options.memory_limit_bytes,
+            ) as loaded,
+            CastWatch() as watch,
+        ):
+            self._report = loaded.report
+            for index, batch in enumerate(run.plan.batches):
+                self._take(index, forward(loaded.model, batch, run.dtype, run.device))
+                if run.progress is not None:
+                    run.progress("candidate", index + 1, len(run.plan.batches))
+            self._casts = watch.functions
+            if run.generation is not None and run.plan.prompts is not None:
+                self._generation = generate(
+                    loaded.model,
+                    run.plan.prompts,
+                    steps=run.steps,
+                    dtype=run.dtype,
+                    device=run.device,
+                )
+
+    def fail(self, error: Exception) -> None:
+        line = str(error).strip().splitlines()
+        self._failure = f"{type(error).__name__}: {line[0] if line else 'no message'}"
+
+    def _take(self, index: int, outputs: dict[str, Rows]) -> None:
+        known = self._run.measured[index]
+        if index == 0:
+            self._choose(known, outputs)
+        same = self._run.truth is self._run.measured
+        truth = None if same else self._run.truth[index]
+        for name in self._names:
+            values = _aligned(name, known[name], outputs.get(name))
+            self._differences[name].update(known[name], values)
+            if truth is not None:
+                self._errors[name].update(truth[name], values)
+            if name == "logits":
+                reference = known[name].values.to(values.device)
+                self._guesses.update(reference, values, known[name].labels, known[name].first)
+
+    def _choose(self, known: dict[str, Rows], outputs: dict[str, Rows]) -> None:
+        wanted = self._run.options.outputs
+        names = [name for name in known if name in outputs]
+        if wanted is not None:
+            names = [name for name in names if name in wanted]
+        if not names:
+            raise UsageError(
+                f"no output to compare: the reference gives {', '.join(known) or 'none'}, "
+                f"the candidate {', '.join(outputs) or 'none'}",
+                "compare two checkpoints of one task",
+            )
+        left = [name for name in known if name not in names]
+        if left:
+            self._notes.append(f"outputs not compared: {', '.join(left)}")
+        self._names = names
+        self._differences = {n: g for n, g in gatherers(self._run.measured).items() if n in names}
+        self._errors = self._differences
+        if self._run.truth is not self._run.measured:
+            self._errors = {n: g for n, g in gatherers(self._run.truth).items() if n in names}
+
+    def verification(self, contract: str) -> Verification:
+        run = self._run
+        extra = self._report.beyond(run.load_report)
+        reasons = []
+        outputs: dict[str, OutputFigures] = {}
+        generation: GenerationFigures | None = None
+        if self._failure is None:
+            outputs = self._outputs()
+            generation = self._compared(outputs)
+        else:
+            reasons.append(f"the candidate does not load or run: {self._failure}")
+        reasons += reasons_against(contract, extra, outputs, generation)
+        primary = _primary(self._names)
+        scored = primary == "logits" and self._failure is None
+        guesses = self._guesses.result() if scored else None
+        return Verification(
+            contract=contract,
+            dtype=dtype_name(run.dtype),
+            device=str(run.device),
+            tokens=sum(len(rows.values) for rows in self._primary_rows(primary)),
+            primary=primary,
+            truth_dtype=dtype_name(run.truth_dtype),
+            load_report=self._report,
+            outputs=outputs,
+            predictions=None if guesses is None else _summary(guesses, first=False),
+            predictions_first=None if guesses is None else _summary(guesses, first=True),
+            generation=generation,
+            reasons=tuple(reasons),
+            notes=tuple(self._all_notes(extra)),
+        )
+
+    def _primary_rows(self, primary: str) -> list[Rows]:
+        store = self._run.measured
+        batches = [store[index] for index in range(len(store))]
+        return [outputs[primary] for outputs in batches if primary in outputs]
+
+    def _all_notes(self, extra: LoadReport) -> list[str]:
+        notes = list(self._notes)
+        shared = self._report.beyond(extra)
+        if not shared.clean:
+            notes.append(f"also in the reference's load report: {shared.sentence()}")
+        casts = self._hard_casts()
+        if self._run.floors is None and casts:
+            notes.append(
+                f"held to {HARD_CAST_BOUND:g}: model code casts float64 to float32 ({casts})"
+            )
+        return notes
+
+    def _hard_casts(self) -> str:
+        return ", ".join(sorted(self._run.casts | self._casts))
+
+    def _outputs(self) -> dict[str, OutputFigures]:
+        run = self._run
+        if run.floors is not None:
+            allowed = NOISE_RATIO
+        else:
+            allowed = HARD_CAST_BOUND if self._hard_casts() else FLOAT64_BOUND
+        figures = {}
+        for name in self._names:
+            difference = self._differences[name].result()
+            error = difference
+            if run.truth is not run.measured:
+                error = self._errors[name].result()
+            figures[name] = OutputFigures(
+                difference=difference,
+                error=error,
+                floor=None if run.floors is None else run.floors[name],
+                std=run.stds[name],
+                allowed=allowed,
+                smallest=torch.finfo(run.dtype).eps / 4 * run.stds[name],
+            )
+        return figures
+
+    def _compared(self, outputs: dict[str, OutputFigures]) -> GenerationFigures | None:
+        reference, candidate = self._run.generation, self._generation
+        if reference is None or candidate is None or "logits" not in outputs:
+            return None
+        noise = outputs["logits"].noise
+        return GenerationFigures(
+            rows=len(reference.tokens),
+            new_tokens=reference.tokens.shape[1],
+            divergences=tuple(_divergences(reference, candidate, noise)),
+        )
+
+
+def _aligned(name: str, known: Rows, found: Rows | None) -> torch.Tensor:
+    shape = None if found is None else tuple(found.values.shape)
+    if found is None or shape != tuple(known.values.shape):
+        raise UsageError(
+            f"output {name} has shape {shape} in the candidate, "
+            f"{tuple(known.values.shape)} in the reference",
+            "compare two checkpoints with the same head",
+        )
+    return found.values
+
+
+def _primary(names: list[str]) -> str:
+    """The output that the document calls logits: the logits, or what stands in their place."""
+    if "logits" in names or not names:
+        return "logits"
+    return next((name for name in names if name.startswith("logits")), names[0])
+
+
+def _summary(guesses: Predictions, *, first: bool) -> PredictionFigures:
+    chosen = guesses.first if first else ~guesses.first
+    labelled = guesses.loss_first if first else ~guesses.loss_first
+    agree = guesses.agree[chosen]
+    return PredictionFigures(
+        kl=Spread.of(guesses.kl[chosen]),
+        top1=float(agree.double().mean()) if len(agree) else None,
+        reference_loss=Spread.of(guesses.reference_loss[labelled]),
+        candidate_loss=Spread.of(guesses.candidate_loss[labelled]),
+    )
+
+
+def _divergences(reference: Generation, candidate: Generation, noise: float) -> list[Divergence]:
+    found = []
+    for row, (ours, theirs) in enumerate(zip(reference.tokens, candidate.tokens, strict=True)):
+        different: Any = (ours != theirs).nonzero()
+        if len(different):
+            step = int(different[0])
+            logits = reference.logits[row, step].double()
+            margin = float(logits[ours[step]] - logits[theirs[step]])
+            found.append(Divergence(row, step, margin, noise))
+    return found

@@ -1,0 +1,258 @@
+"""The batches that two models are compared on, and the prompts that they continue.
+
+Causal models get left padding (what generation uses) with position ids that skip the pads; all
+others right padding, since learned positions may ignore the mask. Pads are never compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.verify.sources import tasks_of
+from normsurgery.verify.text import TokenStream, load_tokenizer, read_text, tokenize
+
+IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
+_ROWS = 8
+_SAMPLES = 16  # images or sounds, where there is no text to count tokens of
+_BATCH_BYTES = 2**29
+_PROMPTS = 4
+_PROMPT_TOKENS = 16
+_MASKED = 0.15  # BERT's share, arXiv 1810.04805
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: on the CPU. mask [batch, time]: the real positions of what `logits` belong to.
+
+    labels [batch, time]: the token that the logits there should give, or IGNORED.
+    encoder_mask [batch, time]: the same for the encoder's outputs.
+    """
+
+    inputs: dict[str, Tensor]
+    mask: Tensor | None = None
+    labels: Tensor | None = None
+    encoder_mask: Tensor | None = None
+
+    @property
+    def first(self) -> Tensor | None:
+        """[batch, time]: True at each row's position 0."""
+        return None if self.mask is None else (self.mask.cumsum(1) == 1) & self.mask
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything both models are run on. kind: "text" or "random"."""
+
+    batches: tuple[Batch, ...]
+    prompts: Batch | None
+    kind: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Request:
+    model: Any
+    tokens: int
+    max_length: int
+    seed: int
+    stream: TokenStream | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> set[str]:
+        return set(inspect.signature(self.model.forward).parameters)
+
+    @property
+    def config(self) -> Any:
+        return self.model.config.get_text_config()
+
+    @property
+    def causal(self) -> bool:
+        encoder_decoder = getattr(self.model.config, "is_encoder_decoder", False)
+        return "CAUSAL_LM" in tasks_of(type(self.model)) and not encoder_decoder
+
+
+def plan_inputs(
+    model: Any,
+    directory: Path,
+    *,
+    data: Path | None,
+    tokens: int,
+    max_length: int,
+    seed: int,
+    trust_remote_code: bool = False,
+) -> Plan:
+    """Batches of about `tokens` tokens (or 16 images or sounds) for a loaded model."""
+    request = _Request(model, tokens, max_length, seed)
+    samples = _example(model, batch=2, length=max_length, seed=seed)
+    ids_name = next((n for n in ("input_ids", "decoder_input_ids") if n in samples), None)
+    if ids_name is None:
+        batches = tuple(_sampled(request, seed + i) for i in range(_SAMPLES // _ROWS))
+        return Plan(batches, None, "random")
+    length = samples[ids_name].shape[1]
+    request.stream = _text_stream(request, directory, data, trust_remote_code)
+    rows = _rows(request, length)
+    size = _batch_rows(request, length)
+    groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+    batches = tuple(_batch(request, group, seed + i) for i, group in enumerate(groups))
+    prompts = None
+    if model.can_generate():
+        prompts = _batch(request, _prompt_rows(rows, length), seed)
+    kind = "random" if request.stream is None else "text"
+    return Plan(batches, prompts, kind, tuple(request.notes))
+
+
+class _Host:
+    """A model's configuration and forward, seen as float32 on the CPU, whatever is offloaded."""
+
+    def __init__(self, model: Any) -> None:
+        self.config, self.forward = model.config, model.forward
+
+    def parameters(self) -> Iterator[Tensor]:
+        yield torch.empty(0)
+
+
+def _example(model: Any, *, batch: int, length: int, seed: int) -> dict[str, Tensor]:
+    host: Any = _Host(model)
+    return example_inputs(host, batch=batch, length=length, seed=seed)
+
+
+def _text_stream(
+    request: _Request, directory: Path, data: Path | None, trust_remote_code: bool
+) -> TokenStream | None:
+    text = read_text(data, characters=16 * request.tokens)
+    try:
+        tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+        request.notes.append(f"random token ids: the tokenizer cannot be loaded ({error})")
+        return None
+    if tokenizer is None:
+        request.notes.append("random token ids: there is no tokenizer")
+        return None
+    stream = tokenize(tokenizer, text, vocabulary=request.config.vocab_size)
+    if isinstance(stream, str):
+        request.notes.append(f"random token ids: {stream}")
+        return None
+    return stream
+
+
+def _lengths(request: _Request, length: int) -> list[int]:
+    """Full rows and shorter ones, so that every batch has padding; about `tokens` in all."""
+    lengths: list[int] = []
+    while sum(lengths) < request.tokens or len(lengths) < 2:
+        lengths.append(max(2, length - (len(lengths) % 4) * (length // 8)))
+    return lengths
+
+
+def _rows(request: _Request, length: int) -> list[list[int]]:
+    lengths = _lengths(request, length)
+    if request.stream is not None:
+        return list(request.stream.rows(lengths))
+    made = _example(request.model, batch=len(lengths), length=length, seed=request.seed)
+    ids = made.get("input_ids", made.get("decoder_input_ids"))
+    assert ids is not None  # the caller found one of the two
+    return [row[:size] for row, size in zip(ids.tolist(), lengths, strict=True)]
+
+
+def _prompt_rows(rows: list[list[int]], length: int) -> list[list[int]]:
+    """Prompts of different lengths, short enough to leave room for what is generated."""
+    longest = max(2, min(_PROMPT_TOKENS, length // 2))
+    return [row[: max(2, longest - 2 * i)] for i, row in enumerate(rows[:_PROMPTS])]
+
+
+def _batch_rows(request: _Request, length: int) -> int:
+    row_bytes = length * getattr(request.config, "vocab_size", 1) * torch.float64.itemsize
+    return int(max(2, min(_ROWS, _BATCH_BYTES // row_bytes)))
+
+
+def _sampled(request: _Request, seed: int, batch: int = _ROWS) -> Batch:
+    made = _example(request.model, batch=batch, length=request.max_length, seed=seed)
+    return Batch(made)
+
+
+def _batch(request: _Request, rows: list[list[int]], seed: int) -> Batch:
+    """One batch of these rows of ids, with whatever else the model's forward asks for."""
+    others = {
+        name: tensor
+        for name, tensor in _sampled(request, seed, len(rows)).inputs.items()
+        if name not in ("input_ids", "attention_mask", "decoder_input_ids")
+    }
+    ids, mask = _padded(rows, _pad_id(request), left=request.causal)
+    if getattr(request.model.config, "is_encoder_decoder", False):
+        return _encoder_decoder(request, ids, mask, others)
+    labels = None
+    if request.causal:
+        labels = torch.full_like(ids, IGNORED)
+        labels[:, :-1] = torch.where(mask[:, 1:] & mask[:, :-1], ids[:, 1:], IGNORED)
+    elif "MASKED_LM" in tasks_of(type(request.model)):
+        ids, labels = _masked(request, ids, mask, seed)
+    inputs = {"input_ids": ids, "attention_mask": mask.long()}
+    if request.causal:
+        inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
+    inputs = {name: tensor for name, tensor in inputs.items() if name in request.accepted}
+    return Batch(inputs | others, mask, labels)
+
+
+def _encoder_decoder(
+    request: _Request, ids: Tensor, mask: Tensor, others: dict[str, Tensor]
+) -> Batch:
+    """The decoder is taught the row itself: shifted right by one, from the start token."""
+    config = request.model.config
+    start = next(
+        value
+        for value in (
+            getattr(config, "decoder_start_token_id", None),
+            getattr(config, "bos_token_id", None),
+            _pad_id(request),
+        )
+        if value is not None
+    )
+    shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+    labels = torch.where(mask, ids, IGNORED)
+    inputs = {"decoder_input_ids": shifted, "decoder_attention_mask": mask.long()}
+    encoder_mask = None
+    if "input_ids" in request.accepted:
+        inputs |= {"input_ids": ids, "attention_mask": mask.long()}
+        encoder_mask = mask
+    inputs = {name: tensor for name, tensor in inputs.items() if name in request.accepted}
+    return Batch(inputs | others, mask, labels, encoder_mask)
+
+
+def _masked(request: _Request, ids: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Ids with a share hidden behind the mask token, and labels there; or labels everywhere."""
+    hidden = request.stream.mask_id if request.stream is not None else None
+    if hidden is None:
+        return ids, torch.where(mask, ids, IGNORED)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = (torch.rand(ids.shape, generator=generator) < _MASKED) & mask
+    return torch.where(chosen, hidden, ids), torch.where(chosen, ids, IGNORED)
+
+
+def _pad_id(request: _Request) -> int:
+    stated = getattr(request.config, "pad_token_id", None)
+    own = request.stream.pad_id if request.stream is not None else None
+    pad: int | None = stated if stated is not None else own
+    size = request.config.vocab_size
+    return pad if pad is not None and 0 <= pad < size else 0
+
+
+def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    place: Callable[[list[int]], list[int]] = (
+        (lambda row: [pad] * (width - len(row)) + row)
+        if left
+        else (lambda row: row + [pad] * (width - len(row)))
+    )
+    ids = torch.tensor([place(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
+    steps = torch.arange(width).unsqueeze(0)
+    mask = steps >= width - lengths if left else steps < lengths
+    return ids, mask

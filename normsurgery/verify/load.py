@@ -1,0 +1,192 @@
+"""Load a model for verification, with a report of what loaded and what did not.
+
+A model that does not fit into memory is loaded through accelerate's offload: the blocks that do
+not fit stay in their files and come in one at a time. Models are closed before the next opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normsurgery.errors import ResourceError
+from normsurgery.verify.sources import ModelSource, class_of, stored_dtype, weight_bytes
+
+# Activations, the KV cache and the allocator's slack, beside the weights.
+HEADROOM = 1.25
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `from_pretrained(..., output_loading_info=True)` said; all empty when clean."""
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def clean(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched or self.errors)
+
+    def beyond(self, other: LoadReport) -> LoadReport:
+        """The entries that `other` does not have: what a candidate has on top of its reference."""
+        return LoadReport(
+            tuple(k for k in self.missing if k not in other.missing),
+            tuple(k for k in self.unexpected if k not in other.unexpected),
+            tuple(k for k in self.mismatched if k not in other.mismatched),
+            tuple(k for k in self.errors if k not in other.errors),
+        )
+
+    def to_dict(self) -> dict[str, list[str]]:
+        return {
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "mismatched": list(self.mismatched),
+            "errors": list(self.errors),
+        }
+
+    def sentence(self) -> str:
+        """Such as `missing: a, b; unexpected: c`, at most three keys of each."""
+        parts = []
+        for kind, keys in self.to_dict().items():
+            if keys:
+                more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+                parts.append(f"{kind}: {', '.join(keys[:3])}{more}")
+        return "; ".join(parts)
+
+
+@dataclass
+class Loaded:
+    model: Any
+    report: LoadReport
+    offloaded: bool
+
+
+@contextlib.contextmanager
+def load_model(
+    source: ModelSource,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    scratch: Path,
+    memory_limit_bytes: int | None = None,
+) -> Iterator[Loaded]:
+    """The model in eval mode, in `dtype` on `device`; its memory is given back on leaving.
+
+    scratch: a directory for weights that must be converted before they can stay on disk.
+    memory_limit_bytes: what may be used; None measures what is free.
+    """
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "ignore_mismatched_sizes": True,
+        "output_loading_info": True,
+    }
+    if not source.allow_pickle:
+        options["use_safetensors"] = True
+    limits = _limits(source.directory, dtype, device, memory_limit_bytes)
+    if limits is not None:
+        options |= {"device_map": "auto", "max_memory": limits, "offload_folder": str(scratch)}
+    with quiet_transformers():
+        model, info = _from_pretrained(source, options)
+    model.eval()
+    report = _report(info)
+    if limits is None:
+        _fill(model, report.missing)
+        model.to(device)
+    try:
+        yield Loaded(model, report, offloaded=limits is not None)
+    finally:
+        del model
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _from_pretrained(source: ModelSource, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    try:
+        loaded: tuple[Any, dict[str, Any]] = class_of(source).from_pretrained(
+            str(source.directory), **options
+        )
+    except ValueError as error:
+        if "device_map" in options:
+            raise ResourceError(
+                f"{source.directory} does not fit into memory and cannot be offloaded: {error}",
+                "use a machine with more memory, or a narrower --dtype",
+            ) from error
+        raise
+    return loaded
+
+
+def _report(info: dict[str, Any]) -> LoadReport:
+    return LoadReport(
+        missing=tuple(sorted(info["missing_keys"])),
+        unexpected=tuple(sorted(info["unexpected_keys"])),
+        mismatched=tuple(sorted(str(entry[0]) for entry in info["mismatched_keys"])),
+        errors=tuple(str(message) for message in info["error_msgs"]),
+    )
+
+
+def _fill(model: torch.nn.Module, missing: Iterable[str]) -> None:
+    """Values that depend on the name only, for keys that no file has.
+
+    transformers draws them at random; two loads would then differ by more than the checkpoints do.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in missing:
+        if name in parameters:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            values = torch.randn(parameters[name].shape, generator=generator) * 0.02
+            with torch.no_grad():
+                parameters[name].copy_(values)
+
+
+def _limits(
+    directory: Path, dtype: torch.dtype, device: torch.device, memory_limit_bytes: int | None
+) -> dict[Any, int] | None:
+    """accelerate's max_memory where the model does not fit on the device, else None."""
+    widening = dtype.itemsize / stored_dtype(directory).itemsize
+    needed = weight_bytes(directory) * widening * HEADROOM
+    host = available_memory_bytes() if memory_limit_bytes is None else memory_limit_bytes
+    if device.type != "cuda":
+        return {"cpu": int(host / HEADROOM)} if needed > host else None
+    free = torch.cuda.mem_get_info(device)[0] if memory_limit_bytes is None else memory_limit_bytes
+    if needed <= free:
+        return None
+    return {device.index or 0: int(free / HEADROOM), "cpu": int(host / HEADROOM)}
+
+
+def available_memory_bytes() -> int:
+    """Free host memory, as the machine and the control group see it (the smaller)."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        return available if limit == "max" else min(available, int(limit) - used)
+    except (OSError, ValueError):
+        return available
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no load report on stderr: our own report says the same."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

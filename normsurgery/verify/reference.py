@@ -1,0 +1,320 @@
+"""Run the reference once, in every precision that judging needs.
+
+Three precisions: the dtype that is compared (the storage dtype unless asked otherwise), the narrow
+one whose rounding sets the noise floor (the narrower of compared and stored), and the truth (float64
+for float32 files, float32 for lower ones, or float64 there too on request). Where two of them are
+the same, the model runs once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normsurgery.errors import CheckpointError, SurgeryError, UsageError
+from normsurgery.verify.figures import DifferenceGatherer, SpreadGatherer
+from normsurgery.verify.inputs import Batch, Plan, plan_inputs
+from normsurgery.verify.load import LoadReport, load_model
+from normsurgery.verify.run import (
+    CastWatch,
+    Generation,
+    Rows,
+    RowStore,
+    exact_arithmetic,
+    forward,
+    generate,
+    release,
+)
+from normsurgery.verify.sources import ModelSource, dtype_name, dtype_named, stored_dtype
+from normsurgery.verify.verdict import Parted
+
+Progress = Callable[[str, int, int], None]  # stage, batches done, batches in all
+# First-order rounding errors scale with the unit roundoff: bfloat16's is 2^-8, float32's 2^-24.
+_BF16_TO_F32 = 2.0**-16
+_OFFLOADED_STEPS = 4  # every step reads the offloaded blocks from disk again
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare on. dtype: None is the dtype that the reference is stored in.
+
+    outputs: names of the outputs that the candidate guarantees; None is all that both have.
+    memory_limit_bytes: above it a model is offloaded; None measures what is free.
+    """
+
+    data: Path | None = None
+    tokens: int = 2048
+    max_length: int = 256
+    dtype: str | None = None
+    device: str = "auto"
+    against_float64: bool = False
+    seed: int = 0
+    new_tokens: int = 32
+    outputs: tuple[str, ...] | None = None
+    memory_limit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            dtype_named(self.dtype)
+        if self.tokens < 2 or self.max_length < 2:
+            raise UsageError("tokens and max_length must be at least 2", "leave them out")
+
+
+class PartedGatherer:
+    """Difference figures of one output, position 0 apart; sized by the reference's rows."""
+
+    def __init__(self, shaped_like: list[Rows]) -> None:
+        first = sum(int(rows.first.sum()) * rows.values.shape[1] for rows in shaped_like)
+        total = sum(rows.values.numel() for rows in shaped_like)
+        self._first = DifferenceGatherer(first)
+        self._rest = DifferenceGatherer(total - first)
+
+    def update(self, known: Rows, other: torch.Tensor) -> None:
+        """Compare `other` [rows, width] with the known rows of the same positions."""
+        values, first = known.values.to(other.device), known.first.to(other.device)
+        self._first.update(values[first], other[first])
+        self._rest.update(values[~first], other[~first])
+
+    def result(self) -> Parted:
+        return Parted(rest=self._rest.result(), first=self._first.result())
+
+
+@dataclass
+class ReferenceRun:
+    """The reference's answers; its stores are files that go when `run_reference` is left.
+
+    floors: the reference's own error per output; None for float64 files.
+    """
+
+    source: ModelSource
+    options: Options
+    device: torch.device
+    scratch: Path
+    progress: Progress | None
+    dtype: torch.dtype
+    truth_dtype: torch.dtype
+    plan: Plan
+    truth: RowStore
+    measured: RowStore
+    stds: dict[str, float]
+    floors: dict[str, Parted] | None
+    load_report: LoadReport
+    generation: Generation | None
+    steps: int
+    casts: frozenset[str]
+    notes: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def run_reference(
+    source: ModelSource, options: Options, *, progress: Progress | None = None
+) -> Iterator[ReferenceRun]:
+    """The reference's answers in all precisions, inside a scratch directory that goes on leaving."""
+    device = _device(options.device)
+    with tempfile.TemporaryDirectory(prefix="normsurgery-verify-") as scratch, exact_arithmetic():
+        yield _Runner(source, options, device, Path(scratch), progress).run()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}", "auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"no CUDA device for {name!r}", "--device cpu")
+    return device
+
+
+@dataclass
+class _Runner:
+    source: ModelSource
+    options: Options
+    device: torch.device
+    scratch: Path
+    progress: Progress | None
+    plan: Plan | None = None
+    report: LoadReport = field(default_factory=LoadReport)
+    generation: Generation | None = None
+    steps: int = 0
+    casts: frozenset[str] = frozenset()
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> ReferenceRun:
+        stored = stored_dtype(self.source.directory)
+        dtype = stored if self.options.dtype is None else dtype_named(self.options.dtype)
+        narrow = dtype if dtype.itemsize < stored.itemsize else stored
+        if narrow.itemsize >= 4 or self.options.against_float64 or dtype is torch.float64:
+            truth = self._float64_truth(dtype, narrow)
+            if truth is not None:
+                return self._finish(dtype, narrow, torch.float64, truth)
+            dtype = torch.float32 if dtype is torch.float64 else dtype
+            narrow = torch.float32 if narrow is torch.float64 else narrow
+        truth = self._pass(torch.float32, "truth", narrow, generates=dtype is torch.float32)
+        return self._finish(dtype, narrow, torch.float32, truth)
+
+    def _float64_truth(self, dtype: torch.dtype, narrow: torch.dtype) -> RowStore | None:
+        """None, with a note, where the model's code cannot run in float64."""
+        try:
+            return self._pass(torch.float64, "truth", narrow, generates=dtype is torch.float64)
+        except SurgeryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            self.notes.append(f"held to float32: the reference cannot run in float64 ({line})")
+            return None
+
+    def _finish(
+        self, dtype: torch.dtype, narrow: torch.dtype, truth_dtype: torch.dtype, truth: RowStore
+    ) -> ReferenceRun:
+        measured = truth
+        floors: dict[str, Parted] | None = None
+        if narrow is not truth_dtype:
+            gather = _FloorGatherer(truth)
+            keep = dtype is narrow
+            store = self._pass(narrow, "noise floor", narrow, keeps=keep, sink=gather,
+                               generates=keep)  # fmt: skip
+            floors = gather.result()
+            measured = store if keep else measured
+        elif narrow is torch.float32:
+            gather = _FloorGatherer(truth)
+            self._pass(torch.bfloat16, "noise floor", narrow, keeps=False, sink=gather)
+            floors = {name: _scaled(part, _BF16_TO_F32) for name, part in gather.result().items()}
+            self.notes.append("the noise floor is bfloat16's, scaled to float32's precision")
+        if dtype not in (narrow, truth_dtype):
+            measured = self._pass(dtype, "reference", narrow, generates=True)
+        assert self.plan is not None  # every pass makes it
+        return ReferenceRun(
+            self.source, self.options, self.device, self.scratch, self.progress, dtype,
+            truth_dtype, self.plan, truth, measured, _stds(truth), floors, self.report,
+            self.generation, self.steps, self.casts, (*self.plan.notes, *self.notes),
+        )  # fmt: skip
+
+    def _pass(
+        self,
+        dtype: torch.dtype,
+        stage: str,
+        narrow: torch.dtype,
+        *,
+        keeps: bool = True,
+        sink: _FloorGatherer | None = None,
+        generates: bool = False,
+    ) -> RowStore:
+        """One run of the reference over all batches; keeps the outputs, or only sinks them."""
+        release(self.device)
+        store = RowStore(self.scratch, f"{stage}-{dtype_name(dtype)}".replace(" ", "-"))
+        with self._loaded(dtype) as loaded, CastWatch() as watch:
+            self.plan = self.plan or self._planned(loaded.model, narrow)
+            total = len(self.plan.batches)
+            for index, batch in enumerate(self.plan.batches):
+                outputs = forward(loaded.model, batch, dtype, self.device)
+                if keeps:
+                    store.add(outputs)
+                if sink is not None:
+                    sink.update(index, outputs)
+                if self.progress is not None:
+                    self.progress(f"{stage} ({dtype_name(dtype)})", index + 1, total)
+            if generates:
+                self._generate(loaded.model, dtype, offloaded=loaded.offloaded)
+            self.casts |= frozenset(watch.functions)
+            self.report = loaded.report
+        return store
+
+    @contextlib.contextmanager
+    def _loaded(self, dtype: torch.dtype) -> Iterator[Any]:
+        try:
+            manager = load_model(
+                self.source,
+                dtype=dtype,
+                device=self.device,
+                scratch=self.scratch,
+                memory_limit_bytes=self.options.memory_limit_bytes,
+            )
+            loaded = manager.__enter__()
+        except OSError as error:
+            raise CheckpointError(f"{self.source.directory} does not load: {error}", "") from error
+        try:
+            yield loaded
+        finally:
+            manager.__exit__(None, None, None)
+
+    def _planned(self, model: Any, narrow: torch.dtype) -> Plan:
+        """The inputs, floats rounded to the narrow dtype: their rounding is nobody's error."""
+        options = self.options
+        plan = plan_inputs(
+            model,
+            self.source.directory,
+            data=options.data,
+            tokens=options.tokens,
+            max_length=options.max_length,
+            seed=options.seed,
+            trust_remote_code=self.source.trust_remote_code,
+        )
+        prompts = None if plan.prompts is None else _rounded(plan.prompts, narrow)
+        batches = tuple(_rounded(batch, narrow) for batch in plan.batches)
+        return replace(plan, batches=batches, prompts=prompts)
+
+    def _generate(self, model: Any, dtype: torch.dtype, *, offloaded: bool) -> None:
+        assert self.plan is not None
+        prompts = self.plan.prompts
+        if prompts is None or prompts.mask is None or self.plan.batches[0].mask is None:
+            return
+        width = 1 if "decoder_input_ids" in prompts.inputs else prompts.mask.shape[1]
+        room = max(1, self.plan.batches[0].mask.shape[1] - width)
+        wanted = _OFFLOADED_STEPS if offloaded else self.options.new_tokens
+        self.steps = min(wanted, room)
+        try:
+            self.generation = generate(
+                model, prompts, steps=self.steps, dtype=dtype, device=self.device
+            )
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            self.notes.append(f"generation is not compared: the reference cannot ({error})")
+
+
+def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:
+    inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.inputs.items()}
+    return replace(batch, inputs=inputs)
+
+
+def _scaled(part: Parted, factor: float) -> Parted:
+    first, rest = (
+        replace(d, max=d.max * factor, p999=d.p999 * factor, mean=d.mean * factor)
+        for d in (part.first, part.rest)
+    )
+    return Parted(rest=rest, first=first)
+
+
+def _stds(store: RowStore) -> dict[str, float]:
+    spreads = {name: SpreadGatherer() for name in store[0]}
+    for index in range(len(store)):
+        for name, rows in store[index].items():
+            spreads[name].update(rows.values)
+    return {name: spread.result() for name, spread in spreads.items()}
+
+
+def gatherers(store: RowStore) -> dict[str, PartedGatherer]:
+    """One gatherer for each output in the store."""
+    batches = [store[index] for index in range(len(store))]
+    return {name: PartedGatherer([outputs[name] for outputs in batches]) for name in batches[0]}
+
+
+class _FloorGatherer:
+    """The differences of a narrow run from the truth."""
+
+    def __init__(self, truth: RowStore) -> None:
+        self._truth = truth
+        self._parts = gatherers(truth)
+
+    def update(self, index: int, outputs: dict[str, Rows]) -> None:
+        for name, known in self._truth[index].items():
+            self._parts[name].update(known, outputs[name].values)
+
+    def result(self) -> dict[str, Parted]:
+        return {name: gatherer.result() for name, gatherer in self._parts.items()}
