@@ -11,6 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.version import VERSION
+
 if TYPE_CHECKING:
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from normsurgery.recipe import RunResult as RunResult
     from normsurgery.recipe import run as run
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOME_OF = {
     "CheckpointError": "errors",

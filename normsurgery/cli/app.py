@@ -1,0 +1,53 @@
+"""The command table, and what `normsurgery` alone and `--version` print."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from normsurgery.cli.convert import convert
+from normsurgery.cli.inspect import inspect
+from normsurgery.cli.run import run
+from normsurgery.cli.verify import verify
+from normsurgery.cli.version import versions
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(inspect)
+app.command()(convert)
+app.command()(verify)
+app.command()(run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(versions())
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def normsurgery(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print versions."),
+    ] = False,
+) -> None:
+    """Rewrite a Hugging Face checkpoint, and prove what the rewrite did.
+
+    \b
+    Examples:
+      normsurgery inspect openai-community/gpt2
+      normsurgery convert openai-community/gpt2 -o gpt2-rms
+
+    \b
+    Exit codes: 0 done, 1 unexpected, 2 usage or recipe, 3 bad checkpoint,
+    4 unsupported model, 5 disk or memory, 6 verification failed, 7 Hub,
+    130 interrupted.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

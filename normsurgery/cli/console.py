@@ -1,0 +1,96 @@
+"""The one sink: results to stdout, progress and diagnostics to stderr, JSON or tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback as tracebacks
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from normsurgery.errors import SurgeryError, VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from normsurgery.report.progress import Progress
+
+
+@contextmanager
+def working() -> Iterator[Progress]:
+    """While the API works: progress on stderr, and whatever a library prints goes there too."""
+    from normsurgery.cli.progress import Bars
+
+    with redirect_stdout(sys.stderr), Bars(console(stderr=True)) as bars:
+        yield bars
+
+
+def show(document: dict[str, Any], *, as_json: bool) -> None:
+    """Print a result's document. A verdict of fail ends the command with its exit code."""
+    if as_json:
+        write(json.dumps(document, indent=2, allow_nan=False, default=str))
+    else:
+        from normsurgery.report import render
+
+        out = console()
+        for part in render(document):
+            out.print(part)
+        _flush()
+    if _failed(document):
+        raise typer.Exit(VerificationError.exit_code)
+
+
+def _failed(document: dict[str, Any]) -> bool:
+    return (document.get("verification") or {}).get("verdict") == "fail"
+
+
+def write(text: str) -> None:
+    """One piece of text and a newline on stdout."""
+    print(text)
+    _flush()
+
+
+def _flush() -> None:
+    """Find a closed pipe here and not at exit, where Python would complain about it."""
+    sys.stdout.flush()
+
+
+def forget_stdout() -> None:
+    """After a broken pipe: point stdout to nowhere, so that nothing fails at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def fail(error: SurgeryError, *, as_json: bool, traceback: bool) -> int:
+    """Report an error in one line and one hint; return its exit code."""
+    if traceback:
+        tracebacks.print_exception(error.__cause__ or error, file=sys.stderr)
+    if as_json:
+        write(json.dumps(error.to_dict(), indent=2))
+        return error.exit_code
+    err = console(stderr=True)
+    err.print("[bold red]error:[/]", _one_line(error.message), markup=True, soft_wrap=True)
+    if error.hint:
+        err.print("[bold cyan]hint:[/] ", _one_line(error.hint), markup=True, soft_wrap=True)
+    return error.exit_code
+
+
+def _one_line(text: str) -> Any:
+    """The text with no line break, no control character and no markup in it."""
+    from rich.text import Text
+
+    from normsurgery.report.text import printable
+
+    return Text(printable(" ".join(text.split())))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console that shows names as they are: no markup, no emoji, no guessed colours."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)

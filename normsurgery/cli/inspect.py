@@ -1,0 +1,35 @@
+"""`normsurgery inspect`."""
+
+from __future__ import annotations
+
+import normsurgery
+from normsurgery.cli import options as o
+from normsurgery.cli.console import show, working
+
+
+def inspect(
+    model: o.Model,
+    health: o.Health = False,
+    json: o.Json = False,
+    traceback: o.Traceback = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    allow_pickle: o.AllowPickle = False,
+) -> None:
+    """Show what a model is made of and what applies to it.
+
+    Reads headers only, so it answers for 200 GB as it does for 2 MB; --health reads the weights.
+
+    \b
+    Examples:
+      normsurgery inspect openai-community/gpt2
+      normsurgery inspect ./my-model --health
+      normsurgery inspect ./my-model --json | jq '.surgeries'
+    """
+    with working():
+        result = normsurgery.inspect(
+            model,
+            health=health,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+    show(result.to_dict(), as_json=json)

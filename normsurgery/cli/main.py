@@ -1,0 +1,127 @@
+"""From arguments to an exit code: every error of every command is reported here."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+
+from normsurgery.cli import console
+from normsurgery.errors import ResourceError, SurgeryError, UsageError
+
+INTERRUPTED = 130
+# Typer's own Click has no public name for "the user typed something wrong".
+_BadUsage: type[Exception] = typer.BadParameter.__mro__[1]
+_LIBRARIES_QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class InterruptedByUserError(SurgeryError):
+    """Ctrl-C or SIGTERM."""
+
+    exit_code = INTERRUPTED
+
+
+class BugError(SurgeryError):
+    """Anything that we did not foresee."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code is the README's."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = given[: given.index("--")] if "--" in given else given
+    with _quiet_libraries(), _sigterm_as_interrupt():
+        try:
+            return _run(given, as_json="--json" in options, traceback="--traceback" in options)
+        except BrokenPipeError:
+            console.forget_stdout()
+            return 0
+
+
+def _run(arguments: list[str], *, as_json: bool, traceback: bool) -> int:
+    from normsurgery.cli.app import app
+
+    try:
+        code = app(args=arguments, prog_name="normsurgery", standalone_mode=False)
+        if code != INTERRUPTED:
+            return code or 0
+        error: SurgeryError = InterruptedByUserError("interrupted")
+    except BrokenPipeError:
+        raise
+    except (KeyboardInterrupt, typer.Abort):
+        error = InterruptedByUserError("interrupted")
+    except Exception as raised:
+        error = _explained(raised)
+    return console.fail(error, as_json=as_json, traceback=traceback)
+
+
+def _explained(raised: Exception) -> SurgeryError:
+    """The error to report for an exception, with the exception as its cause."""
+    if isinstance(raised, SurgeryError):
+        return raised
+    error: SurgeryError
+    if isinstance(raised, _BadUsage):
+        error = _usage_error(raised)
+    elif isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":
+        error = ResourceError(f"out of memory: {raised}", "--device cpu, or a smaller --dtype")
+    elif isinstance(raised, OSError) and raised.errno in (errno.ENOSPC, errno.EDQUOT):
+        error = ResourceError(f"disk full: {raised}", "free some space, then run it again")
+    else:
+        error = BugError(
+            f"{type(raised).__name__}: {raised}",
+            "this is a bug in normsurgery: please report it with the output of --traceback",
+        )
+    error.__cause__ = raised
+    return error
+
+
+def _usage_error(raised: Any) -> UsageError:
+    command = raised.ctx.command_path if raised.ctx else "normsurgery"
+    return UsageError(raised.format_message().rstrip("."), f"{command} --help")
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Our report says it all; what the user sets explicitly stays."""
+    for name, value in _LIBRARIES_QUIET.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    level = logging.root.manager.disable
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM leaves as Ctrl-C does: every `finally` runs, and staging is cleaned."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,112 @@
+"""Options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
+ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
+TargetName: TypeAlias = Literal["auto", "stock", "graft"]
+ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A directory, or a Hub id such as openai-community/gpt2@main."
+    ),
+]
+Reference = Annotated[
+    str, typer.Argument(metavar="REFERENCE", help="The original: a directory or a Hub id.")
+]
+Candidate = Annotated[
+    str, typer.Argument(metavar="CANDIDATE", help="What was made of it: a directory or a Hub id.")
+]
+Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace one value of the recipe, such as source=DIR or steps.0.target=graft.",
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUT", help="The directory to write.")
+]
+To = Annotated[ToName, typer.Option(help="The norm that LayerNorm becomes.")]
+Target = Annotated[
+    TargetName,
+    typer.Option(help="What the result loads in; auto chooses and says why."),
+]
+FoldAffine = Annotated[
+    bool, typer.Option("--fold-affine", help="Fold γ and β into the linears that read the norm.")
+]
+Untie = Annotated[bool, typer.Option("--untie", help="Give a tied head a table of its own.")]
+DType = Annotated[
+    DTypeName | None, typer.Option(help="Storage dtype of the result. [default: the source's]")
+]
+RunDType = Annotated[
+    DTypeName | None,
+    typer.Option("--dtype", help="Compare in this dtype. [default: the reference's own]"),
+]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Such as 5GB. [default: the source's shard boundaries]"),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Text to verify on. [default: a public-domain sample]"),
+]
+Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compare.")]
+MaxLength = Annotated[
+    int | None, typer.Option(min=2, help="Tokens per sequence. [default: what the model takes]")
+]
+AgainstFloat64 = Annotated[
+    bool, typer.Option("--against-float64", help="Run the reference in float64, as the truth.")
+]
+Contract = Annotated[
+    ContractName, typer.Option(help="What the candidate promises, and so what is allowed.")
+]
+Verify = Annotated[bool, typer.Option(help="Verify the saved files before they move into place.")]
+KeepFailed = Annotated[
+    bool, typer.Option("--keep-failed", help="Keep a result that fails verification, set aside.")
+]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Convert although weights hold NaN or Inf.")
+]
+Health = Annotated[
+    bool, typer.Option("--health", help="Read every weight: count NaN, Inf and all-zero tensors.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace OUT once the new one is complete.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Read headers, print the plan."),
+]
+Seed = Annotated[int, typer.Option(help="For everything drawn at random.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document and no report."),
+]
+Traceback = Annotated[
+    bool,
+    typer.Option("--traceback", help="Show where an error came from."),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run the modeling files in MODEL; they are named first."
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read .bin weights (weights_only)."),
+]

@@ -1,0 +1,77 @@
+"""Progress bars on stderr: bytes, tokens or steps, with a rate and an ETA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from normsurgery.report.numbers import file_size, short_count
+from normsurgery.report.progress import Advance, Unit
+
+
+class Amount(ProgressColumn):
+    """`1.2 GB of 3.1 GB · 402 MB/s`."""
+
+    def render(self, task: Task) -> Text:
+        unit: Unit = task.fields["unit"]
+        text = amount(int(task.completed), unit)
+        if task.total is not None:
+            text += f" of {amount(int(task.total), unit)}"
+        if task.speed:
+            text += f" · {amount(int(task.speed), unit)}/s"
+        return Text(text, style="progress.download")
+
+
+def amount(count: int, unit: Unit) -> str:
+    """A count with its unit."""
+    return file_size(count) if unit == "bytes" else f"{short_count(count)} {unit}"
+
+
+class Bars:
+    """Implements `report.progress.Progress`; shows nothing where the console is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            Amount(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: Unit) -> Iterator[Advance]:
+        """One bar, for as long as the task is under way."""
+        bar = self._bars.add_task(description, total=total, unit=unit)
+        try:
+            yield lambda n: self._bars.advance(bar, n)
+        finally:
+            self._bars.remove_task(bar)

@@ -1,0 +1,52 @@
+"""`normsurgery verify`."""
+
+from __future__ import annotations
+
+import normsurgery
+from normsurgery.cli import options as o
+from normsurgery.cli.console import show, working
+
+
+def verify(
+    reference: o.Reference,
+    candidate: o.Candidate,
+    contract: o.Contract = "exact",
+    data: o.Data = None,
+    tokens: o.Tokens = 1024,
+    max_length: o.MaxLength = None,
+    dtype: o.RunDType = None,
+    against_float64: o.AgainstFloat64 = False,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    json: o.Json = False,
+    traceback: o.Traceback = False,
+    trust_remote_code: o.TrustRemoteCode = False,
+    allow_pickle: o.AllowPickle = False,
+) -> None:
+    """Compare two checkpoints: logits, loss, text, load report.
+
+    Ends with exit code 6 when the candidate does not keep its contract.
+
+    \b
+    Examples:
+      normsurgery verify openai-community/gpt2 ./gpt2-rms
+      normsurgery verify ./my-model ./out --dtype float64 --against-float64
+      normsurgery verify ./my-model ./out --data held-out.txt --tokens 4096 --json
+    """
+    with working() as progress:
+        result = normsurgery.verify(
+            reference,
+            candidate,
+            data=data,
+            tokens=tokens,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
+            against_float64=against_float64,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            contract=contract,
+            seed=seed,
+            progress=progress,
+        )
+    show(result.to_dict(), as_json=json)

@@ -1,0 +1,144 @@
+"""The model card: our section above the source's own card, their front matter merged.
+
+Deterministic: no timings, no dates, no local paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from normsurgery.report.checks import checks, forms_of
+from normsurgery.report.front_matter import merged, split
+from normsurgery.report.loading import loading_lines
+
+CONTRACTS = {
+    "exact": "**exact**: the same function in real arithmetic. What remains is rounding: each "
+    "changed weight was computed in float64 and rounded once to the storage dtype.",
+    "fitted": "**fitted**: a closed-form fit to calibration data; the function changed.",
+    "lossy": "**lossy**: weights changed or went, without data; the function changed.",
+    "trained": "**trained**: gradient steps were taken; the function changed.",
+}
+# What centring the stream cannot promise (arXiv 2305.14858; measured in our tests).
+CENTRED = (
+    "Later fine-tuning moves the weights off the zero-mean manifold: the two ways to load then "
+    "drift apart, and an RMSNorm is no longer the LayerNorm it replaced. Choose one way first.",
+    "Dropout on the residual stream breaks its zero mean while training; the equality holds in "
+    "eval mode or with dropout 0.",
+    "Intermediate values (`output_hidden_states`, hooks on blocks) are the source's less their "
+    "mean; the model's outputs are what is kept.",
+)
+WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
+# The Hub knows adapter, merge, quantized and finetune. Full weights in the source's precision,
+# derived from one base: "finetune" is the only one whose listings fit, although nothing was
+# trained; "quantized" would put the model among smaller-precision copies.
+RELATION = "finetune"
+
+
+def model_card(
+    document: Mapping[str, Any], source_card: str | None, *, notes: Sequence[str]
+) -> str:
+    """The README.md of a result.
+
+    document: of `convert` or another surgery (design.md, "For programs"). source_card: the
+    source's README.md. notes: what is not guaranteed, in addition to what the surgery implies.
+    """
+    front, body = split(source_card or "")
+    template = files("normsurgery.report").joinpath("card_template.md").read_text(encoding="utf-8")
+    section = Template(template).substitute(
+        heading=_heading(document),
+        what=_what(document),
+        receipts="\n".join(_receipt_rows(document["receipts"])),
+        contracts="\n".join(_contracts(document["receipts"])),
+        verification=_verification(document["verification"]),
+        loading="\n".join(loading_lines(document["target"], WHERE)),
+        limits="\n".join(f"* {_cell(limit)}" for limit in _limits(document, notes)),
+    )
+    card = merged(front, _metadata(document)) + "\n" + section
+    return card if not body.strip() else card + "\n" + body.lstrip("\n")
+
+
+def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Front matter that is ours to say; `tags` and `library_name` give way to the source's."""
+    norms = [kind.lower() for kind in _norms_after(document["receipts"])]
+    custom = [] if document["target"]["form"] == "native" else ["custom_code"]
+    found: dict[str, Any] = {}
+    if _is_on_hub(document["source"]):
+        found = {"base_model": [document["source"]["model"]], "base_model_relation": RELATION}
+    return {**found, "library_name": "transformers", "tags": ["normsurgery", *norms, *custom]}
+
+
+def _is_on_hub(source: Mapping[str, Any]) -> bool:
+    """A Hub source has a commit; a directory's name means nothing to anyone else."""
+    return bool(source.get("revision"))
+
+
+def _norms_after(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
+    kinds = [kind for receipt in receipts for kind in (receipt.get("norms") or {}).get("after", {})]
+    return [kind for kind in dict.fromkeys(kinds) if kind != "LayerNorm"]
+
+
+def _heading(document: Mapping[str, Any]) -> str:
+    source = document["source"]
+    name = source["model"].rsplit("/", 1)[-1] if _is_on_hub(source) else source["architecture"]
+    kinds = " and ".join(_norms_after(document["receipts"]))
+    return f"{name} with {kinds}" if kinds else f"{name}, rewritten"
+
+
+def _what(document: Mapping[str, Any]) -> str:
+    source, target = document["source"], document["target"]
+    if _is_on_hub(source):
+        model, commit = source["model"], source["revision"]
+        name = f"[{model}](https://huggingface.co/{model}) at commit `{commit}`"
+    else:
+        name = f"a local `{source['architecture']}` checkpoint"
+    made = f"Made from {name} by normsurgery {document['version']}."
+    return f"{made} Target: **{target['form']}**: {_cell(target['why'])}."
+
+
+def _receipt_rows(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for receipt in receipts:
+        counts = [receipt["tensors"][key] for key in ("kept", "changed", "added", "dropped")]
+        rows.append(_row([receipt["surgery"], receipt["contract"], *map(str, counts)]))
+    return rows
+
+
+def _contracts(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
+    used = dict.fromkeys(receipt["contract"] for receipt in receipts)
+    return [f"* {CONTRACTS[contract]}" for contract in used]
+
+
+def _verification(verification: Mapping[str, Any]) -> str:
+    if verification["verdict"] == "skipped":
+        return "**Not verified**: the person who made this checkpoint asked for no verification."
+    forms = forms_of(verification)
+    one = next(iter(forms.values()))
+    tokens = f" over {one['tokens']:,} tokens" if one.get("tokens") else ""
+    lines = [
+        f"Measured on the saved files against the source, in {one['dtype']}{tokens}. "
+        f"Verdict: **{verification['verdict']}**.",
+        "",
+        _row(["check", *forms, "allowed", ""]),
+        _row(["---"] * (len(forms) + 3)),
+    ]
+    for check, measured, allowed, passed in checks(forms):
+        word = {True: "pass", False: "fail", None: ""}[passed]
+        lines.append(_row([check, *measured, allowed, word]))
+    return "\n".join(lines)
+
+
+def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
+    centred = any(receipt["surgery"] == "centre" for receipt in document["receipts"])
+    return list(dict.fromkeys([*(CENTRED if centred else ()), *notes])) or ["Nothing is known."]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_cell(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _cell(text: str) -> str:
+    """One line, in which a name out of the checkpoint cannot start HTML."""
+    return " ".join(text.split()).replace("<", "&lt;")

@@ -1,0 +1,122 @@
+"""The report of a surgery: what was done, whether it holds, what came out and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from normsurgery.report.loading import loading_lines
+from normsurgery.report.numbers import figure, file_size, memory_size, short_count
+from normsurgery.report.tables import facts, plain_table, section, title
+from normsurgery.report.verification import ending, source_name, verification_report
+
+_TENSORS = ("kept", "changed", "added", "dropped")
+
+
+def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
+    """The report of `convert` and of a recipe, or of the plan where it is a dry run."""
+    source, target, plan = document["source"], document["target"], document.get("plan")
+    output = document["output"] or "nothing written (dry run)"
+    contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
+    remark = " · ".join([*contracts, target["form"]])
+    parts: list[RenderableType] = [
+        title(document["command"], f"{source_name(source)} → {output}", remark),
+        facts([("source", _described(source)), *_target(target), *_norms(document["receipts"])]),
+    ]
+    parts += section("Steps", _steps(document["receipts"]))
+    if document.get("proof"):
+        parts += section("Proof on a tiny random twin", _proof(document["proof"]))
+    if plan:
+        parts += _plan(plan)
+    else:
+        parts += verification_report(document["verification"])
+    notes = [*document.get("notes", ()), *_receipt_notes(document["receipts"])]
+    if notes:
+        parts += section("Notes", *(Text(f"· {note}") for note in dict.fromkeys(notes)))
+    if document["output"]:
+        lines = loading_lines(target, document["output"])
+        parts += section("Load it", *(Text(line, no_wrap=True) for line in lines))
+    return [*parts, Text(), ending(document)]
+
+
+def _described(source: Mapping[str, Any]) -> str:
+    size = f"{short_count(source['parameters'])} parameters, {file_size(source['bytes'])}"
+    return f"{source['architecture']}, {source['dtype']}, {size}"
+
+
+def _target(target: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    yield "target", f"{target['form']}: {target['why']}"
+    if target.get("engines"):
+        yield "runs in", ", ".join(target["engines"])
+
+
+def _norms(receipts: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    for receipt in receipts:
+        norms = receipt.get("norms") or {}
+        if norms:
+            before, after = (_kinds(norms.get(side) or {}) for side in ("before", "after"))
+            yield "norms", f"{before} → {after}"
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+
+
+def _steps(receipts: Iterable[Mapping[str, Any]]) -> RenderableType:
+    rows = []
+    for receipt in receipts:
+        counts = [figure(receipt["tensors"][key]) for key in _TENSORS]
+        rows.append([receipt["surgery"], receipt["contract"], *counts])
+    return plain_table(["surgery", "contract", *_TENSORS], rows, right=range(2, 6))
+
+
+def _receipt_notes(receipts: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [note for receipt in receipts for note in receipt.get("notes") or ()]
+
+
+def _proof(proof: Mapping[str, Any]) -> RenderableType:
+    """Errors must stay under the bound; each negative control must not."""
+    rows = [
+        (form, figure(error), figure(proof["bound"])) for form, error in proof["errors"].items()
+    ]
+    controls = [(form, figure(error)) for form, error in proof["controls"].items()]
+    table = plain_table(["form", "error / std", "allowed"], rows, right=(1, 2))
+    if not controls:
+        return table
+    seen = ", ".join(f"{name} {error}" for name, error in controls)
+    from rich.console import Group
+
+    return Group(table, Text(f"negative control, must be large: {seen}"))
+
+
+def _plan(plan: Mapping[str, Any]) -> list[RenderableType]:
+    tensors = " · ".join(f"{plan['tensors'][key]:,} {key}" for key in _TENSORS)
+    needed, free = plan["disk_needed"], plan["disk_free"]
+    disk = f"{file_size(needed)} needed, {file_size(free)} free"
+    parts = section(
+        "Plan",
+        facts(
+            [
+                ("tensors", tensors),
+                ("weights", file_size(plan["bytes"])),
+                ("disk", disk if needed <= free else f"{disk}: NOT ENOUGH"),
+                ("memory", f"about {memory_size(plan['peak_memory_bytes'])} at the peak"),
+                ("contract", f"{plan['contract']}, verified on the saved files"),
+            ]
+        ),
+    )
+    if plan["config_diff"]:
+        rows = [(key, _short(old), _short(new)) for key, (old, new) in plan["config_diff"].items()]
+        parts += section("config.json", plain_table(["key", "before", "after"], rows))
+    return parts
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "absent"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    return str(value)

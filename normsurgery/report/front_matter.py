@@ -1,0 +1,77 @@
+"""The YAML block at the head of a model card: found, and merged without touching other keys.
+
+Merging is textual, because a round trip through YAML changes what it does not understand
+(`language: no` is Norwegian, not false). It is checked by reading the result back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_BLOCK = re.compile(r"\A\ufeff?---[ \t]*\r?\n(?P<front>.*?)(?:^|\n)---[ \t]*(?:\r?\n|\Z)", re.S)
+_KEY = re.compile(r"""^(?P<quote>["']?)(?P<key>[\w.-]+)(?P=quote)[ \t]*:(?:[ \t]|\r?$)""")
+_YIELDING = ("library_name",)  # the source knows better
+
+
+def split(card: str) -> tuple[str, str]:
+    """The front matter's text (without the dashes) and the body.
+
+    A block that is no YAML mapping, or that uses aliases (which can grow without bound), is left
+    in the body.
+    """
+    found = _BLOCK.match(card)
+    if found is None:
+        return "", card
+    front = found["front"].replace("\r\n", "\n")
+    if _mapping(front) is None:
+        return "", card
+    return front, card[found.end() :]
+
+
+def merged(front: str, ours: Mapping[str, Any]) -> str:
+    """Front matter with our keys in it, dashes included. Tags are united, others replaced."""
+    import yaml
+
+    theirs = _mapping(front) or {}
+    new = {key: value for key, value in ours.items() if key not in _YIELDING or key not in theirs}
+    if "tags" in new:
+        new["tags"] = _united(theirs.get("tags"), new["tags"])
+    wanted = {**theirs, **new}
+    kept = "".join(text for key, text in _pieces(front) if key not in new)
+    text = kept + yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
+    if _mapping(text) != wanted:
+        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n"
+
+
+def _mapping(text: str) -> dict[str, Any] | None:
+    import yaml
+
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            return None
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None
+
+
+def _pieces(front: str) -> list[tuple[str | None, str]]:
+    """Each top-level key with its lines; what stands before the first has no key."""
+    pieces: list[tuple[str | None, str]] = []
+    for line in front.splitlines():
+        found = _KEY.match(line)
+        if found or not pieces:
+            pieces.append((found["key"] if found else None, ""))
+        key, text = pieces[-1]
+        pieces[-1] = (key, f"{text}{line}\n")
+    return pieces
+
+
+def _united(theirs: Any, ours: list[str]) -> list[Any]:
+    given = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
+    return [*given, *(tag for tag in ours if tag not in given)]
