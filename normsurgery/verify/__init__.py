@@ -2,16 +2,17 @@
 
 from normsurgery.verify.compare import compare, judge
 from normsurgery.verify.load import LoadReport
-from normsurgery.verify.reference import Options, ReferenceRun, run_reference
+from normsurgery.verify.options import VerifyOptions
+from normsurgery.verify.reference import ReferenceRun, run_reference
 from normsurgery.verify.sources import ModelSource, check_comparable
 from normsurgery.verify.verdict import Verification
 
 __all__ = [
     "LoadReport",
     "ModelSource",
-    "Options",
     "ReferenceRun",
     "Verification",
+    "VerifyOptions",
     "check_comparable",
     "compare",
     "judge",

@@ -1,8 +1,8 @@
 """Compare a candidate with its reference: run the reference once, judge any number of candidates.
 
-    with run_reference(reference, Options()) as run:
-        plain = judge(run, candidate)
-        grafted = judge(run, replace(candidate, model_class=Grafted))
+    run = run_reference(reference, VerifyOptions())
+    plain = judge(run, candidate)
+    grafted = judge(run, replace(candidate, model_class=Grafted))
 
 One model is in memory at a time, and of its outputs only the batch at hand.
 """
@@ -14,20 +14,28 @@ from typing import Any
 import torch
 
 from normsurgery.errors import SurgeryError, UsageError
+from normsurgery.report.progress import Progress, Silent
 from normsurgery.verify.figures import PredictionGatherer, Predictions, Spread
 from normsurgery.verify.load import LoadReport, load_model
+from normsurgery.verify.options import VerifyOptions, check_contract
 from normsurgery.verify.reference import (
-    Options,
     PartedGatherer,
-    Progress,
     ReferenceRun,
     gatherers,
     run_reference,
+    track,
 )
-from normsurgery.verify.run import CastWatch, Generation, Rows, forward, generate, release
+from normsurgery.verify.run import (
+    CastWatch,
+    Generation,
+    Rows,
+    exact_arithmetic,
+    forward,
+    generate,
+    release,
+)
 from normsurgery.verify.sources import ModelSource, check_comparable, dtype_name
 from normsurgery.verify.verdict import (
-    CONTRACTS,
     FLOAT64_BOUND,
     HARD_CAST_BOUND,
     NOISE_RATIO,
@@ -43,30 +51,36 @@ from normsurgery.verify.verdict import (
 def compare(
     reference: ModelSource,
     candidate: ModelSource,
-    options: Options | None = None,
+    options: VerifyOptions | None = None,
     *,
-    contract: str = "exact",
     progress: Progress | None = None,
 ) -> Verification:
     """Judge one candidate. UsageError where the two cannot be compared at all."""
-    check_contract(contract)
     check_comparable(reference, candidate)
-    with run_reference(reference, options or Options(), progress=progress) as run:
-        return judge(run, candidate, contract=contract)
+    run = run_reference(reference, options or VerifyOptions(), progress=progress)
+    return judge(run, candidate, progress=progress)
 
 
-def judge(run: ReferenceRun, candidate: ModelSource, *, contract: str = "exact") -> Verification:
-    """Hold a candidate to its contract against a reference that ran already.
+def judge(
+    run: ReferenceRun,
+    candidate: ModelSource,
+    *,
+    contract: str | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Hold a candidate to its contract (the options' own, unless given) against the reference.
 
     A candidate that does not load or run fails; it does not raise. UsageError where no output can
     be compared.
     """
+    contract = contract or run.options.contract
     check_contract(contract)
     check_comparable(run.source, candidate)
     release(run.device)
-    judged = _Judge(run)
+    judged = _Judge(run, progress or Silent())
     try:
-        judged.watch(candidate)
+        with exact_arithmetic():
+            judged.watch(candidate)
     except SurgeryError:
         raise
     except Exception as error:  # a candidate's own code may raise anything; that is its failure
@@ -74,17 +88,12 @@ def judge(run: ReferenceRun, candidate: ModelSource, *, contract: str = "exact")
     return judged.verification(contract)
 
 
-def check_contract(contract: str) -> None:
-    """UsageError unless it is one of math.md's four."""
-    if contract not in CONTRACTS:
-        raise UsageError(f"unknown contract {contract!r}", f"one of: {', '.join(CONTRACTS)}")
-
-
 class _Judge:
     """One candidate's pass over the batches."""
 
-    def __init__(self, run: ReferenceRun) -> None:
+    def __init__(self, run: ReferenceRun, progress: Progress) -> None:
         self._run = run
+        self._progress = progress
         self._report = LoadReport()
         self._names: list[str] = []
         self._differences: dict[str, PartedGatherer] = {}
@@ -97,21 +106,19 @@ class _Judge:
 
     def watch(self, candidate: ModelSource) -> None:
         run = self._run
-        with (
-            load_model(
-                candidate,
-                dtype=run.dtype,
-                device=run.device,
-                scratch=run.scratch,
-                memory_limit_bytes=run.options.memory_limit_bytes,
-            ) as loaded,
-            CastWatch() as watch,
-        ):
+        with load_model(
+            candidate,
+            dtype=run.dtype,
+            device=run.device,
+            scratch=run.scratch,
+            memory_limit_bytes=run.options.memory_limit_bytes,
+        ) as loaded:
             self._report = loaded.report
-            for index, batch in enumerate(run.plan.batches):
-                self._take(index, forward(loaded.model, batch, run.dtype, run.device))
-                if run.progress is not None:
-                    run.progress("candidate", index + 1, len(run.plan.batches))
+            stage = f"candidate ({dtype_name(run.dtype)})"
+            with CastWatch() as watch, track(self._progress, stage, run.plan) as advance:
+                for index, batch in enumerate(run.plan.batches):
+                    self._take(index, forward(loaded.model, batch, run.dtype, run.device))
+                    advance(batch.positions)
             self._casts = watch.functions
             if run.generation is not None and run.plan.prompts is not None:
                 self._generation = generate(
@@ -284,5 +291,7 @@ def _divergences(reference: Generation, candidate: Generation, noise: float) -> 
             step = int(different[0])
             logits = reference.logits[row, step].double()
             margin = float(logits[ours[step]] - logits[theirs[step]])
-            found.append(Divergence(row, step, margin, noise))
+            # transformers picks the token from logits cast to float32, whatever the model's dtype.
+            rounding = 2 * torch.finfo(torch.float32).eps * float(logits[ours[step]].abs())
+            found.append(Divergence(row, step, margin, max(noise, rounding)))
     return found

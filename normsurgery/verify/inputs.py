@@ -42,6 +42,13 @@ class Batch:
     encoder_mask: Tensor | None = None
 
     @property
+    def positions(self) -> int:
+        """Real tokens, or samples where there is no text."""
+        if self.mask is not None:
+            return int(self.mask.sum())
+        return len(next(iter(self.inputs.values())))
+
+    @property
     def first(self) -> Tensor | None:
         """[batch, time]: True at each row's position 0."""
         return None if self.mask is None else (self.mask.cumsum(1) == 1) & self.mask

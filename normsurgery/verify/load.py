@@ -7,9 +7,11 @@ not fit stay in their files and come in one at a time. Models are closed before 
 from __future__ import annotations
 
 import contextlib
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +166,7 @@ def _limits(
 
 def available_memory_bytes() -> int:
     """Free host memory, as the machine and the control group see it (the smaller)."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
+    available = _free_bytes()
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()
@@ -176,17 +176,30 @@ def available_memory_bytes() -> int:
         return available
 
 
+def _free_bytes() -> int:
+    """MemAvailable, which counts what the page cache would give back; else half of all memory."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No progress bars and no load report on stderr: our own report says the same."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    offload = getLogger("accelerate.big_modeling")
+    level = offload.level
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    offload.setLevel(ERROR)
     try:
         yield
     finally:
+        offload.setLevel(level)
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()

@@ -1,16 +1,18 @@
 """Run the reference once, in every precision that judging needs.
 
-Three precisions: the dtype that is compared (the storage dtype unless asked otherwise), the narrow
-one whose rounding sets the noise floor (the narrower of compared and stored), and the truth (float64
-for float32 files, float32 for lower ones, or float64 there too on request). Where two of them are
-the same, the model runs once.
+Three precisions: the dtype that is compared (the storage dtype unless asked otherwise); the narrow
+one whose rounding sets the noise floor (the narrower of compared and stored); and the truth
+(float64 for float32 files, float32 for lower ones, float64 there too on request). Where two of them
+are the same, the model runs once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from typing import Any
 import torch
 
 from normsurgery.errors import CheckpointError, SurgeryError, UsageError
+from normsurgery.report.progress import Advance, Progress, Silent, Unit
 from normsurgery.verify.figures import DifferenceGatherer, SpreadGatherer
 from normsurgery.verify.inputs import Batch, Plan, plan_inputs
 from normsurgery.verify.load import LoadReport, load_model
+from normsurgery.verify.options import VerifyOptions
 from normsurgery.verify.run import (
     CastWatch,
     Generation,
@@ -34,36 +38,9 @@ from normsurgery.verify.run import (
 from normsurgery.verify.sources import ModelSource, dtype_name, dtype_named, stored_dtype
 from normsurgery.verify.verdict import Parted
 
-Progress = Callable[[str, int, int], None]  # stage, batches done, batches in all
 # First-order rounding errors scale with the unit roundoff: bfloat16's is 2^-8, float32's 2^-24.
 _BF16_TO_F32 = 2.0**-16
 _OFFLOADED_STEPS = 4  # every step reads the offloaded blocks from disk again
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to compare on. dtype: None is the dtype that the reference is stored in.
-
-    outputs: names of the outputs that the candidate guarantees; None is all that both have.
-    memory_limit_bytes: above it a model is offloaded; None measures what is free.
-    """
-
-    data: Path | None = None
-    tokens: int = 2048
-    max_length: int = 256
-    dtype: str | None = None
-    device: str = "auto"
-    against_float64: bool = False
-    seed: int = 0
-    new_tokens: int = 32
-    outputs: tuple[str, ...] | None = None
-    memory_limit_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None:
-            dtype_named(self.dtype)
-        if self.tokens < 2 or self.max_length < 2:
-            raise UsageError("tokens and max_length must be at least 2", "leave them out")
 
 
 class PartedGatherer:
@@ -87,16 +64,16 @@ class PartedGatherer:
 
 @dataclass
 class ReferenceRun:
-    """The reference's answers; its stores are files that go when `run_reference` is left.
+    """The reference's answers, to judge any number of candidates against.
 
+    Large outputs lie in files under `scratch`, which goes with this object.
     floors: the reference's own error per output; None for float64 files.
     """
 
     source: ModelSource
-    options: Options
+    options: VerifyOptions
     device: torch.device
     scratch: Path
-    progress: Progress | None
     dtype: torch.dtype
     truth_dtype: torch.dtype
     plan: Plan
@@ -110,18 +87,29 @@ class ReferenceRun:
     casts: frozenset[str]
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
 
-@contextlib.contextmanager
+
 def run_reference(
-    source: ModelSource, options: Options, *, progress: Progress | None = None
-) -> Iterator[ReferenceRun]:
-    """The reference's answers in all precisions, inside a scratch directory that goes on leaving."""
-    device = _device(options.device)
-    with tempfile.TemporaryDirectory(prefix="normsurgery-verify-") as scratch, exact_arithmetic():
-        yield _Runner(source, options, device, Path(scratch), progress).run()
+    source: ModelSource, options: VerifyOptions, *, progress: Progress | None = None
+) -> ReferenceRun:
+    """The reference's answers in all the precisions that judging needs.
+
+    Raises CheckpointError where it does not load, ResourceError where it cannot be offloaded.
+    """
+    device = chosen_device(options.device)
+    scratch = Path(tempfile.mkdtemp(prefix="normsurgery-verify-"))
+    try:
+        with exact_arithmetic():
+            return _Runner(source, options, device, scratch, progress or Silent()).run()
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """The device of that name; auto is CUDA where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -136,10 +124,10 @@ def _device(name: str) -> torch.device:
 @dataclass
 class _Runner:
     source: ModelSource
-    options: Options
+    options: VerifyOptions
     device: torch.device
     scratch: Path
-    progress: Progress | None
+    progress: Progress
     plan: Plan | None = None
     report: LoadReport = field(default_factory=LoadReport)
     generation: Generation | None = None
@@ -192,7 +180,7 @@ class _Runner:
             measured = self._pass(dtype, "reference", narrow, generates=True)
         assert self.plan is not None  # every pass makes it
         return ReferenceRun(
-            self.source, self.options, self.device, self.scratch, self.progress, dtype,
+            self.source, self.options, self.device, self.scratch, dtype,
             truth_dtype, self.plan, truth, measured, _stds(truth), floors, self.report,
             self.generation, self.steps, self.casts, (*self.plan.notes, *self.notes),
         )  # fmt: skip
@@ -210,17 +198,17 @@ class _Runner:
         """One run of the reference over all batches; keeps the outputs, or only sinks them."""
         release(self.device)
         store = RowStore(self.scratch, f"{stage}-{dtype_name(dtype)}".replace(" ", "-"))
-        with self._loaded(dtype) as loaded, CastWatch() as watch:
+        with self._loaded(dtype) as loaded:
             self.plan = self.plan or self._planned(loaded.model, narrow)
-            total = len(self.plan.batches)
-            for index, batch in enumerate(self.plan.batches):
-                outputs = forward(loaded.model, batch, dtype, self.device)
-                if keeps:
-                    store.add(outputs)
-                if sink is not None:
-                    sink.update(index, outputs)
-                if self.progress is not None:
-                    self.progress(f"{stage} ({dtype_name(dtype)})", index + 1, total)
+            title = f"{stage} ({dtype_name(dtype)})"
+            with CastWatch() as watch, track(self.progress, title, self.plan) as advance:
+                for index, batch in enumerate(self.plan.batches):
+                    outputs = forward(loaded.model, batch, dtype, self.device)
+                    if keeps:
+                        store.add(outputs)
+                    if sink is not None:
+                        sink.update(index, outputs)
+                    advance(batch.positions)
             if generates:
                 self._generate(loaded.model, dtype, offloaded=loaded.offloaded)
             self.casts |= frozenset(watch.functions)
@@ -251,7 +239,7 @@ class _Runner:
         plan = plan_inputs(
             model,
             self.source.directory,
-            data=options.data,
+            data=options.data_path,
             tokens=options.tokens,
             max_length=options.max_length,
             seed=options.seed,
@@ -276,6 +264,14 @@ class _Runner:
             )
         except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
             self.notes.append(f"generation is not compared: the reference cannot ({error})")
+
+
+def track(
+    progress: Progress, description: str, plan: Plan
+) -> contextlib.AbstractContextManager[Advance]:
+    """A task over the plan's batches, counted in tokens (or samples, where there is no text)."""
+    unit: Unit = "steps" if plan.batches[0].mask is None else "tokens"
+    return progress.task(description, sum(batch.positions for batch in plan.batches), unit)
 
 
 def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:

@@ -110,7 +110,7 @@ class RowStore:
 
 @dataclass(frozen=True)
 class Generation:
-    """A greedy continuation with the KV cache: tokens [rows, steps], logits [rows, steps, vocab]."""
+    """A greedy continuation with the cache: tokens [rows, steps], logits [rows, steps, vocab]."""
 
     tokens: Tensor
     logits: Tensor
