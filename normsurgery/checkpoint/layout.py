@@ -1,0 +1,152 @@
+"""Which files of a directory hold the weights, and which tensor lies in which of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from normsurgery.checkpoint import unsupported
+from normsurgery.checkpoint.files import check_inside, exists, read_small
+from normsurgery.checkpoint.safetensors_file import SafetensorsFile, read_header
+from normsurgery.checkpoint.tensor import LazyTensor
+from normsurgery.checkpoint.text import parse_object, shown
+from normsurgery.errors import CheckpointError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_MAX_INDEX_BYTES = 100_000_000
+_DAMAGED = "download the index and the shards again"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One weight file: the name it has in the source, its tensors in file order, its metadata.
+
+    header: of a safetensors file; None where the tensors came out of a pickle.
+    """
+
+    name: str
+    path: Path
+    tensors: Mapping[str, LazyTensor]
+    metadata: Mapping[str, str]
+    header: SafetensorsFile | None = None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weight files in order, and the bytes of the index if there is one."""
+
+    shards: tuple[Shard, ...]
+    index: bytes | None = None
+
+
+def find_weights(directory: Path, names: list[str], *, allow_pickle: bool) -> Weights:
+    """The weights as transformers would find them: safetensors first, then pickles.
+
+    names: what lies at the top of the directory. Raises CheckpointError for every disagreement.
+    """
+    if exists(directory / INDEX) or exists(directory / SINGLE):
+        return _weights(directory, SINGLE, INDEX, ".safetensors", _safetensors_shard)
+    if exists(directory / PICKLE_INDEX) or exists(directory / PICKLE):
+        if not allow_pickle:
+            raise CheckpointError(
+                f"{shown(directory.name)} holds its weights as pickles only ({PICKLE})",
+                "--allow-pickle reads them with torch's weights_only unpickler",
+            )
+        from normsurgery.checkpoint.pickle_file import pickle_shard
+
+        return _weights(directory, PICKLE, PICKLE_INDEX, ".bin", pickle_shard)
+    shards = [name for name in names if _SHARD.fullmatch(name)]
+    if shards:
+        raise CheckpointError(
+            f"{shown(directory.name)} holds {len(shards)} shards but no {INDEX}", _DAMAGED
+        )
+    raise unsupported.no_weights(directory, names)
+
+
+def _weights(
+    directory: Path, single: str, index: str, suffix: str, read: Callable[[Path], Shard]
+) -> Weights:
+    if not exists(directory / index):
+        check_inside(directory / single, directory)
+        return Weights((read(directory / single),))
+    check_inside(directory / index, directory)
+    raw = read_small(directory / index, _MAX_INDEX_BYTES)
+    claims = _weight_map(raw, index, suffix)
+    files = sorted(set(claims.values()))
+    if exists(directory / single) and single not in files:
+        raise CheckpointError(
+            f"both {single} and {index} are there, and the index names other files",
+            "remove the one that is not the model",
+        )
+    shards = []
+    for name in files:
+        check_inside(directory / name, directory)
+        if not exists(directory / name):
+            raise CheckpointError(
+                f"{shown(name)} is missing, but {index} names it", "download that shard again"
+            )
+        shards.append(read(directory / name))
+    _check_claims(claims, shards, index)
+    return Weights(tuple(shards), raw)
+
+
+def _weight_map(raw: bytes, index: str, suffix: str) -> dict[str, str]:
+    document = parse_object(raw, index, _DAMAGED, unique=True, twice="claims {} twice")
+    claims: Any = document.get("weight_map")
+    if not isinstance(claims, dict) or not claims:
+        raise CheckpointError(f"{index} has no weight_map of tensors to files", _DAMAGED)
+    for tensor, name in claims.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"{index}: {shown(tensor)} is not mapped to a file", _DAMAGED)
+        if not _is_plain(name):
+            raise CheckpointError(
+                f"{index}: {shown(tensor)} is said to be in {shown(name)}, outside the directory",
+                "an honest index names files beside it: do not use this checkpoint",
+            )
+        if not name.endswith(suffix):
+            raise CheckpointError(
+                f"{index}: {shown(tensor)} is said to be in {shown(name)}, not a {suffix} file",
+                _DAMAGED,
+            )
+    return claims
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and name.isprintable() and not set(name) & set("/\\:") and name[0] != "."
+
+
+def _check_claims(claims: Mapping[str, str], shards: list[Shard], index: str) -> None:
+    """Each shard holds just the tensors that the index says, so no tensor is there twice."""
+    for shard in shards:
+        for tensor in shard.tensors:
+            claimed = claims.get(tensor)
+            if claimed is None:
+                raise CheckpointError(
+                    f"{shown(shard.name)} holds {shown(tensor)}, which {index} does not list",
+                    _DAMAGED,
+                )
+            if claimed != shard.name:
+                raise CheckpointError(
+                    f"{shown(tensor)} is in {shown(shard.name)}, but {index} says it is in "
+                    f"{shown(claimed)}", _DAMAGED,
+                )  # fmt: skip
+    held = {tensor for shard in shards for tensor in shard.tensors}
+    for tensor, name in claims.items():
+        if tensor not in held:
+            raise CheckpointError(
+                f"{shown(name)} lacks {shown(tensor)}, which {index} says it holds", _DAMAGED
+            )
+
+
+def _safetensors_shard(path: Path) -> Shard:
+    header = read_header(path)
+    tensors = {
+        name: LazyTensor.from_file(entry.dtype, entry.shape, entry.range, name)
+        for name, entry in header.tensors.items()
+    }
+    return Shard(path.name, path, tensors, header.metadata, header)
