@@ -38,7 +38,7 @@ def show(document: dict[str, Any], *, as_json: bool) -> None:
 
         out = console()
         for part in render(document):
-            out.print(part)
+            out.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
         _flush()
     if _failed(document):
         raise typer.Exit(VerificationError.exit_code)

@@ -66,7 +66,7 @@ Data = Annotated[
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compare.")]
 MaxLength = Annotated[
-    int | None, typer.Option(min=2, help="Tokens per sequence. [default: what the model takes]")
+    int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")
 ]
 AgainstFloat64 = Annotated[
     bool, typer.Option("--against-float64", help="Run the reference in float64, as the truth.")

@@ -12,7 +12,7 @@ def verify(
     candidate: o.Candidate,
     contract: o.Contract = "exact",
     data: o.Data = None,
-    tokens: o.Tokens = 1024,
+    tokens: o.Tokens = 2048,
     max_length: o.MaxLength = None,
     dtype: o.RunDType = None,
     against_float64: o.AgainstFloat64 = False,

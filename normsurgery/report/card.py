@@ -108,7 +108,10 @@ def _receipt_rows(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _contracts(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
     used = dict.fromkeys(receipt["contract"] for receipt in receipts)
-    return [f"* {CONTRACTS[contract]}" for contract in used]
+    said = [f"* {CONTRACTS[contract]}" for contract in used]
+    if "trained" not in used:
+        said.append("* No gradient step was taken.")
+    return said
 
 
 def _verification(verification: Mapping[str, Any]) -> str:

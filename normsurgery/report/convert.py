@@ -10,7 +10,7 @@ from rich.text import Text
 
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
-from normsurgery.report.tables import facts, plain_table, section, title
+from normsurgery.report.tables import code, facts, plain_table, section, title
 from normsurgery.report.verification import ending, source_name, verification_report
 
 _TENSORS = ("kept", "changed", "added", "dropped")
@@ -21,10 +21,16 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     source, target, plan = document["source"], document["target"], document.get("plan")
     output = document["output"] or "nothing written (dry run)"
     contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
-    remark = " · ".join([*contracts, target["form"]])
     parts: list[RenderableType] = [
-        title(document["command"], f"{source_name(source)} → {output}", remark),
-        facts([("source", _described(source)), *_target(target), *_norms(document["receipts"])]),
+        title(document["command"], f"{source_name(source)} → {output}"),
+        facts(
+            [
+                ("source", _described(source)),
+                ("contract", ", ".join(contracts)),
+                *_target(target),
+                *_norms(document["receipts"]),
+            ]
+        ),
     ]
     parts += section("Steps", _steps(document["receipts"]))
     if document.get("proof"):
@@ -37,8 +43,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     if notes:
         parts += section("Notes", *(Text(f"· {note}") for note in dict.fromkeys(notes)))
     if document["output"]:
-        lines = loading_lines(target, document["output"])
-        parts += section("Load it", *(Text(line, no_wrap=True) for line in lines))
+        parts += [*section("Load it"), *code(loading_lines(target, document["output"]))]
     return [*parts, Text(), ending(document)]
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from normsurgery.report.names import folded
 from normsurgery.report.numbers import figure, file_size, short_count
-from normsurgery.report.tables import plain_table, section, title
+from normsurgery.report.tables import facts, plain_table, section, title
 from normsurgery.report.verification import ending, source_name
 
 Entry = Mapping[str, Any]
@@ -22,7 +22,8 @@ def inspect_report(document: dict[str, Any]) -> list[RenderableType]:
     size = f"{short_count(source['parameters'])} parameters, {file_size(source['bytes'])}"
     kind = source["architecture"] or source["model_type"] or "unknown architecture"
     parts: list[RenderableType] = [
-        title("inspect", source_name(source), f"{kind} · {source['dtype']} · {size}")
+        title("inspect", source_name(source)),
+        facts([("source", f"{kind}, {source['dtype']}, {size}")]),
     ]
     parts += section("Parts", _parts(document))
     parts += _listing("Norm sites", document["norms"], ("kind", "role", "width"), right=(4,))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 STOCK = "# in the source's own class, no custom code"
-GRAFT = "# with RMSNorm in place of LayerNorm; runs the modeling file beside the weights"
+GRAFT = "# with RMSNorm for LayerNorm, by the modeling file beside the weights"
 
 
 def loading_lines(target: Mapping[str, Any], where: str) -> list[str]:

@@ -14,10 +14,9 @@ from normsurgery.report.text import printable
 VERDICT_STYLES = {"pass": "bold green", "fail": "bold red", "skipped": "bold yellow"}
 
 
-def title(command: str, subject: str, remark: str = "") -> Text:
-    """`convert  gpt2@607a30d → out   exact · stock`."""
-    line = Text.assemble((command, "bold"), "  ", printable(subject))
-    return line.append(f"   {remark}", "dim") if remark else line
+def title(command: str, subject: str) -> Text:
+    """`convert  gpt2@607a30d → out`."""
+    return Text.assemble((command, "bold"), "  ", printable(subject))
 
 
 def plain_table(
@@ -57,7 +56,16 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
 
 def section(name: str, *parts: RenderableType) -> list[RenderableType]:
     """A heading with what stands under it, after an empty line."""
-    return [Text(), Text(name, "bold"), *(Padding(part, (0, 0, 0, 2)) for part in parts)]
+    return [
+        Text(),
+        Text(name, "bold"),
+        *(Padding(part, (0, 0, 0, 2), expand=False) for part in parts),
+    ]
+
+
+def code(lines: Iterable[str]) -> list[RenderableType]:
+    """Lines to copy: indented, and left to the terminal to wrap, so that none gains a break."""
+    return [Text(f"  {printable(line)}", no_wrap=True) for line in lines]
 
 
 def verdict(word: str) -> Text:

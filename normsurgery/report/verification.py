@@ -9,16 +9,18 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normsurgery.report.checks import Figures, checks, forms_of
-from normsurgery.report.numbers import ABSENT, duration, figure, memory_size
+from normsurgery.report.numbers import duration, figure, memory_size
 from normsurgery.report.tables import facts, plain_table, section, title, verdict
 
 
 def verify_report(document: dict[str, Any]) -> list[RenderableType]:
     """The report of `verify`."""
     verification = document["verification"]
-    names = f"{source_name(document['source'])} ↔ {candidate_name(document)}"
+    reference = document.get("reference") or document["source"]
+    names = f"{source_name(reference)} ↔ {candidate_name(document)}"
     return [
-        title("verify", names, verification["contract"]),
+        title("verify", names),
+        facts([("contract", verification["contract"])]),
         *verification_report(verification),
         Text(),
         ending(document),
@@ -65,7 +67,7 @@ def _said(forms: Mapping[str, Figures], key: str) -> list[tuple[str, str]]:
 def _table(forms: Mapping[str, Figures]) -> RenderableType:
     rows = []
     for check, measured, allowed, passed in checks(forms):
-        word = Text(ABSENT, "dim") if passed is None else verdict("pass" if passed else "fail")
+        word = Text() if passed is None else verdict("pass" if passed else "fail")
         rows.append([check, *measured, allowed, word])
     last = len(forms) + 1
     return plain_table(

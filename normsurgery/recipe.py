@@ -1,0 +1,204 @@
+"""Recipes: a YAML file that names a source, the steps to take, and an output.
+
+The schema is small and closed: an unknown key is refused with the nearest one that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normsurgery.errors import UsageError
+
+if TYPE_CHECKING:
+    from normsurgery.report.progress import Progress
+
+# Option → the types it takes; None in a recipe always means the default.
+_TOP: dict[str, tuple[type, ...]] = {
+    "source": (str,),
+    "steps": (list,),
+    "verify": (bool, dict),
+    "output": (str,),
+    "overwrite": (bool,),
+    "device": (str,),
+    "seed": (int,),
+    "trust_remote_code": (bool,),
+    "allow_pickle": (bool,),
+}
+_VERIFY: dict[str, tuple[type, ...]] = {"data": (str,), "keep_failed": (bool,)}
+SURGERIES: dict[str, dict[str, tuple[type, ...]]] = {
+    "convert": {
+        "to": (str,),
+        "target": (str,),
+        "fold_affine": (bool,),
+        "untie": (bool,),
+        "dtype": (str,),
+        "max_shard_size": (str, int),
+        "allow_nonfinite": (bool,),
+    },
+}
+CHOICES = {
+    "to": ("rmsnorm", "crmsnorm"),
+    "target": ("auto", "stock", "graft"),
+    "dtype": ("float64", "float32", "bfloat16", "float16"),
+}
+_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "keys"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that has been checked. step: the surgery's options; settings: those of the run."""
+
+    source: str
+    output: str
+    surgery: str
+    step: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe, as a document shows it."""
+        step = {"surgery": self.surgery, **self.step}
+        return {"source": self.source, "steps": [step], "output": self.output, **self.settings}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a recipe did: its surgery's document with the resolved recipe in it."""
+
+    recipe: Recipe
+    document: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` document."""
+        return {**self.document, "command": "run", "recipe": self.recipe.to_dict()}
+
+
+def run(
+    recipe: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> RunResult:
+    """Run a recipe file.
+
+    overrides: `KEY=VALUE`, KEY with dots into lists and mappings (`steps.0.target=graft`), VALUE
+    read as YAML. Paths are relative to the working directory.
+    Raises UsageError for anything wrong with the recipe, else what the surgery raises.
+    """
+    checked = read_recipe(Path(recipe), overrides)
+    import normsurgery
+
+    surgery = {"convert": normsurgery.convert}[checked.surgery]
+    result = surgery(
+        checked.source,
+        checked.output,
+        **checked.step,
+        **checked.settings,
+        dry_run=dry_run,
+        progress=progress,
+    )
+    return RunResult(checked, result.to_dict())
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, checked, with `overrides` applied first."""
+    values = _parse(path)
+    for override in overrides:
+        _override(values, override)
+    top = _checked(values, _TOP, str(path))
+    for key in ("source", "steps", "output"):
+        if key not in top:
+            raise UsageError(f"{path}: {key} is missing", f"add `{key}:` or --set {key}=…")
+    surgery, step = _step(top["steps"])
+    settings = {
+        key: value for key, value in top.items() if key not in ("source", "steps", "output")
+    }
+    settings |= _verification(settings.pop("verify", True))
+    return Recipe(top["source"], top["output"], surgery, step, settings)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", "the recipe is a YAML file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not YAML: {error}", "mind the indentation") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} has no keys", "it needs source, steps and output")
+    return values
+
+
+def _override(values: Any, override: str) -> None:
+    """Set one value in place, with the keys on the way to it created where they are missing."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not key or not equals:
+        raise UsageError(f"--set {override}: not KEY=VALUE", "such as --set source=./my-model")
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError as error:
+        raise UsageError(f"--set {override}: the value is not YAML", "quote it") from error
+    *path, last = key.split(".")
+    for part in path:
+        if isinstance(values, dict):
+            values = values.setdefault(part, {})
+        else:
+            values = values[_index(values, part, override)]
+    if isinstance(values, dict):
+        values[last] = value
+    else:
+        values[_index(values, last, override)] = value
+
+
+def _index(values: Any, part: str, override: str) -> int:
+    if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+        return int(part)
+    raise UsageError(f"--set {override}: there is no {part} there", "steps count from 0")
+
+
+def _step(steps: list[Any]) -> tuple[str, dict[str, Any]]:
+    if len(steps) != 1:
+        raise UsageError(f"{len(steps)} steps: a recipe takes exactly one for now", "one a recipe")
+    step = steps[0]
+    if not isinstance(step, dict) or not isinstance(step.get("surgery"), str):
+        raise UsageError("steps.0 names no surgery", f"surgery: {' or '.join(SURGERIES)}")
+    options = dict(step)
+    surgery = options.pop("surgery")
+    if surgery not in SURGERIES:
+        raise UsageError(f"unknown surgery {surgery!r}", _nearest(surgery, SURGERIES))
+    return surgery, _checked(options, SURGERIES[surgery], "steps.0")
+
+
+def _verification(given: bool | dict[str, Any]) -> dict[str, Any]:
+    """`verify: false`, `verify: true`, or a mapping of how."""
+    if isinstance(given, bool):
+        return {"verify": given}
+    return {"verify": True, **_checked(given, _VERIFY, "verify")}
+
+
+def _checked(
+    values: Mapping[Any, Any], schema: Mapping[str, tuple[type, ...]], where: str
+) -> dict[str, Any]:
+    """The values that are not None; UsageError for an unknown key, a wrong type or choice."""
+    for key, value in values.items():
+        if key not in schema:
+            raise UsageError(f"{where}: unknown key {key!r}", _nearest(str(key), schema))
+        if value is not None and type(value) not in schema[key]:
+            wanted = " or ".join(_WORDS[kind] for kind in schema[key])
+            raise UsageError(f"{where}: {key} is {value!r}, wanted {wanted}", f"{key}: {wanted}")
+        if value is not None and key in CHOICES and value not in CHOICES[key]:
+            raise UsageError(f"{where}: {key} is {value!r}", f"one of: {', '.join(CHOICES[key])}")
+    return {str(key): value for key, value in values.items() if value is not None}
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"
