@@ -16,12 +16,11 @@ import torch
 from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.verify.figures import PredictionGatherer, Predictions, Spread
+from normsurgery.verify.floor import PartedGatherer, gatherers
 from normsurgery.verify.load import LoadReport, load_model
 from normsurgery.verify.options import VerifyOptions, check_contract
 from normsurgery.verify.reference import (
-    PartedGatherer,
     ReferenceRun,
-    gatherers,
     run_reference,
     track,
 )

@@ -87,24 +87,26 @@ class DifferenceGatherer:
 
 
 class SpreadGatherer:
-    """The standard deviation of the finite values of an output."""
+    """The standard deviation of the finite values of an output, and how many are not finite."""
 
     def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
+        self.finite, self.nonfinite = 0, 0
+        self._sum, self._squares = 0.0, 0.0
 
     def update(self, values: Tensor) -> None:
         for (chunk,) in chunks(values):
             wide = chunk.double()
             wide = wide[wide.isfinite()]
-            self._count += wide.numel()
+            self.finite += wide.numel()
+            self.nonfinite += chunk.numel() - wide.numel()
             self._sum += float(wide.sum())
             self._squares += float(wide.square().sum())
 
     def result(self) -> float:
-        if not self._count:
+        if not self.finite:
             return 0.0
-        mean = self._sum / self._count
-        return math.sqrt(max(0.0, self._squares / self._count - mean * mean))
+        mean = self._sum / self.finite
+        return math.sqrt(max(0.0, self._squares / self.finite - mean * mean))
 
 
 @dataclass(frozen=True)

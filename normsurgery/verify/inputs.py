@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
 _ROWS = 8
 _SAMPLES = 16  # images or sounds, where there is no text to count tokens of
 _BATCH_BYTES = 2**29
+Padding = Literal["natural", "right", "none"]
 _PROMPTS = 4
 _PROMPT_TOKENS = 16
 _MASKED = 0.15  # BERT's share, arXiv 1810.04805
@@ -70,6 +71,7 @@ class _Request:
     tokens: int
     max_length: int
     seed: int
+    padding: Padding
     stream: TokenStream | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -95,10 +97,15 @@ def plan_inputs(
     tokens: int,
     max_length: int,
     seed: int,
+    padding: Padding = "natural",
     trust_remote_code: bool = False,
 ) -> Plan:
-    """Batches of about `tokens` tokens (or 16 images or sounds) for a loaded model."""
-    request = _Request(model, tokens, max_length, seed)
+    """Batches of about `tokens` tokens (or 16 images or sounds) for a loaded model.
+
+    padding: natural is left for causal models and right for others; some code overflows in float64
+    where a whole row of attention is masked, so the caller may ask for right, or for no pads.
+    """
+    request = _Request(model, tokens, max_length, seed, padding)
     samples = _example(model, batch=2, length=max_length, seed=seed)
     ids_name = next((n for n in ("input_ids", "decoder_input_ids") if n in samples), None)
     if ids_name is None:
@@ -112,7 +119,7 @@ def plan_inputs(
     batches = tuple(_batch(request, group, seed + i) for i, group in enumerate(groups))
     prompts = None
     if model.can_generate():
-        prompts = _batch(request, _prompt_rows(rows, length), seed)
+        prompts = _batch(request, _prompt_rows(request, rows, length), seed)
     kind = "random" if request.stream is None else "text"
     return Plan(batches, prompts, kind, tuple(request.notes))
 
@@ -153,26 +160,30 @@ def _text_stream(
 
 def _lengths(request: _Request, length: int) -> list[int]:
     """Full rows and shorter ones, so that every batch has padding; about `tokens` in all."""
+    shorter = 0 if request.padding == "none" else length // 8
     lengths: list[int] = []
     while sum(lengths) < request.tokens or len(lengths) < 2:
-        lengths.append(max(2, length - (len(lengths) % 4) * (length // 8)))
+        lengths.append(max(2, length - (len(lengths) % 4) * shorter))
     return lengths
 
 
 def _rows(request: _Request, length: int) -> list[list[int]]:
     lengths = _lengths(request, length)
     if request.stream is not None:
-        return list(request.stream.rows(lengths))
+        rows = list(request.stream.rows(lengths))
+        equal = [row for row in rows if len(row) == len(rows[0])]
+        return equal if request.padding == "none" else rows
     made = _example(request.model, batch=len(lengths), length=length, seed=request.seed)
     ids = made.get("input_ids", made.get("decoder_input_ids"))
     assert ids is not None  # the caller found one of the two
     return [row[:size] for row, size in zip(ids.tolist(), lengths, strict=True)]
 
 
-def _prompt_rows(rows: list[list[int]], length: int) -> list[list[int]]:
-    """Prompts of different lengths, short enough to leave room for what is generated."""
+def _prompt_rows(request: _Request, rows: list[list[int]], length: int) -> list[list[int]]:
+    """Prompts of different lengths where pads may stand, leaving room for what is generated."""
     longest = max(2, min(_PROMPT_TOKENS, length // 2))
-    return [row[: max(2, longest - 2 * i)] for i, row in enumerate(rows[:_PROMPTS])]
+    shorter = 2 if request.padding == "natural" else 0
+    return [row[: max(2, longest - shorter * i)] for i, row in enumerate(rows[:_PROMPTS])]
 
 
 def _batch_rows(request: _Request, length: int) -> int:
@@ -192,7 +203,9 @@ def _batch(request: _Request, rows: list[list[int]], seed: int) -> Batch:
         for name, tensor in _sampled(request, seed, len(rows)).inputs.items()
         if name not in ("input_ids", "attention_mask", "decoder_input_ids")
     }
-    ids, mask = _padded(rows, _pad_id(request), left=request.causal)
+    ids, mask = _padded(
+        rows, _pad_id(request), left=request.causal and request.padding == "natural"
+    )
     if getattr(request.model.config, "is_encoder_decoder", False):
         return _encoder_decoder(request, ids, mask, others)
     labels = None

@@ -21,8 +21,9 @@ import torch
 
 from normsurgery.errors import CheckpointError, SurgeryError, UsageError
 from normsurgery.report.progress import Advance, Progress, Silent, Unit
-from normsurgery.verify.figures import DifferenceGatherer, SpreadGatherer
-from normsurgery.verify.inputs import Batch, Plan, plan_inputs
+from normsurgery.verify.figures import SpreadGatherer
+from normsurgery.verify.floor import FloorGatherer, scaled
+from normsurgery.verify.inputs import Batch, Padding, Plan, plan_inputs
 from normsurgery.verify.load import LoadReport, load_model
 from normsurgery.verify.options import VerifyOptions
 from normsurgery.verify.run import (
@@ -41,25 +42,6 @@ from normsurgery.verify.verdict import Parted
 # First-order rounding errors scale with the unit roundoff: bfloat16's is 2^-8, float32's 2^-24.
 _BF16_TO_F32 = 2.0**-16
 _OFFLOADED_STEPS = 4  # every step reads the offloaded blocks from disk again
-
-
-class PartedGatherer:
-    """Difference figures of one output, position 0 apart; sized by the reference's rows."""
-
-    def __init__(self, shaped_like: list[Rows]) -> None:
-        first = sum(int(rows.first.sum()) * rows.values.shape[1] for rows in shaped_like)
-        total = sum(rows.values.numel() for rows in shaped_like)
-        self._first = DifferenceGatherer(first)
-        self._rest = DifferenceGatherer(total - first)
-
-    def update(self, known: Rows, other: torch.Tensor) -> None:
-        """Compare `other` [rows, width] with the known rows of the same positions."""
-        values, first = known.values.to(other.device), known.first.to(other.device)
-        self._first.update(values[first], other[first])
-        self._rest.update(values[~first], other[~first])
-
-    def result(self) -> Parted:
-        return Parted(rest=self._rest.result(), first=self._first.result())
 
 
 @dataclass
@@ -165,25 +147,44 @@ class _Runner:
         measured = truth
         floors: dict[str, Parted] | None = None
         if narrow is not truth_dtype:
-            gather = _FloorGatherer(truth)
+            gather = FloorGatherer(truth)
             keep = dtype is narrow
             store = self._pass(narrow, "noise floor", narrow, keeps=keep, sink=gather,
                                generates=keep)  # fmt: skip
             floors = gather.result()
             measured = store if keep else measured
         elif narrow is torch.float32:
-            gather = _FloorGatherer(truth)
+            gather = FloorGatherer(truth)
             self._pass(torch.bfloat16, "noise floor", narrow, keeps=False, sink=gather)
-            floors = {name: _scaled(part, _BF16_TO_F32) for name, part in gather.result().items()}
+            floors = {name: scaled(part, _BF16_TO_F32) for name, part in gather.result().items()}
             self.notes.append("the noise floor is bfloat16's, scaled to float32's precision")
         if dtype not in (narrow, truth_dtype):
             measured = self._pass(dtype, "reference", narrow, generates=True)
         assert self.plan is not None  # every pass makes it
+        stds = self._stds(truth)
         return ReferenceRun(
             self.source, self.options, self.device, self.scratch, dtype,
-            truth_dtype, self.plan, truth, measured, _stds(truth), floors, self.report,
+            truth_dtype, self.plan, truth, measured, stds, floors, self.report,
             self.generation, self.steps, self.casts, (*self.plan.notes, *self.notes),
         )  # fmt: skip
+
+    def _stds(self, store: RowStore) -> dict[str, float]:
+        """Standard deviations; CheckpointError where an output has no finite value at all."""
+        spreads = {name: SpreadGatherer() for name in store[0]}
+        for index in range(len(store)):
+            for name, rows in store[index].items():
+                spreads[name].update(rows.values)
+        for name, spread in spreads.items():
+            if not spread.finite:
+                raise CheckpointError(
+                    f"{self.source.directory}: the reference gives no finite value in {name}",
+                    "normsurgery inspect --health",
+                )
+            if spread.nonfinite:
+                self.notes.append(
+                    f"{name}: {spread.nonfinite} values of the reference are not finite"
+                )
+        return {name: spread.result() for name, spread in spreads.items()}
 
     def _pass(
         self,
@@ -192,14 +193,14 @@ class _Runner:
         narrow: torch.dtype,
         *,
         keeps: bool = True,
-        sink: _FloorGatherer | None = None,
+        sink: FloorGatherer | None = None,
         generates: bool = False,
     ) -> RowStore:
         """One run of the reference over all batches; keeps the outputs, or only sinks them."""
         release(self.device)
         store = RowStore(self.scratch, f"{stage}-{dtype_name(dtype)}".replace(" ", "-"))
         with self._loaded(dtype) as loaded:
-            self.plan = self.plan or self._planned(loaded.model, narrow)
+            self.plan = self.plan or self._planned(loaded.model, dtype, narrow)
             title = f"{stage} ({dtype_name(dtype)})"
             with CastWatch() as watch, track(self.progress, title, self.plan) as advance:
                 for index, batch in enumerate(self.plan.batches):
@@ -233,8 +234,24 @@ class _Runner:
         finally:
             manager.__exit__(None, None, None)
 
-    def _planned(self, model: Any, narrow: torch.dtype) -> Plan:
-        """The inputs, floats rounded to the narrow dtype: their rounding is nobody's error."""
+    def _planned(self, model: Any, dtype: torch.dtype, narrow: torch.dtype) -> Plan:
+        """Inputs that the reference answers with finite values, with the most padding it bears."""
+        plan = self._plan_with("natural", model, narrow)
+        if _finite(forward(model, plan.batches[0], dtype, self.device)):
+            return plan
+        paddings: tuple[Padding, ...] = ("right", "none")
+        for padding in paddings:
+            plan = self._plan_with(padding, model, narrow)
+            if _finite(forward(model, plan.batches[0], dtype, self.device)):
+                self.notes.append(
+                    f"padding: {padding}, since in {dtype_name(dtype)} the reference's code gives "
+                    "non-finite values with its usual one"
+                )
+                return plan
+        return self._plan_with("natural", model, narrow)
+
+    def _plan_with(self, padding: Padding, model: Any, narrow: torch.dtype) -> Plan:
+        """Floats are rounded to the narrow dtype: the inputs' rounding is nobody's error."""
         options = self.options
         plan = plan_inputs(
             model,
@@ -243,6 +260,7 @@ class _Runner:
             tokens=options.tokens,
             max_length=options.max_length,
             seed=options.seed,
+            padding=padding,
             trust_remote_code=self.source.trust_remote_code,
         )
         prompts = None if plan.prompts is None else _rounded(plan.prompts, narrow)
@@ -279,38 +297,5 @@ def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:
     return replace(batch, inputs=inputs)
 
 
-def _scaled(part: Parted, factor: float) -> Parted:
-    first, rest = (
-        replace(d, max=d.max * factor, p999=d.p999 * factor, mean=d.mean * factor)
-        for d in (part.first, part.rest)
-    )
-    return Parted(rest=rest, first=first)
-
-
-def _stds(store: RowStore) -> dict[str, float]:
-    spreads = {name: SpreadGatherer() for name in store[0]}
-    for index in range(len(store)):
-        for name, rows in store[index].items():
-            spreads[name].update(rows.values)
-    return {name: spread.result() for name, spread in spreads.items()}
-
-
-def gatherers(store: RowStore) -> dict[str, PartedGatherer]:
-    """One gatherer for each output in the store."""
-    batches = [store[index] for index in range(len(store))]
-    return {name: PartedGatherer([outputs[name] for outputs in batches]) for name in batches[0]}
-
-
-class _FloorGatherer:
-    """The differences of a narrow run from the truth."""
-
-    def __init__(self, truth: RowStore) -> None:
-        self._truth = truth
-        self._parts = gatherers(truth)
-
-    def update(self, index: int, outputs: dict[str, Rows]) -> None:
-        for name, known in self._truth[index].items():
-            self._parts[name].update(known, outputs[name].values)
-
-    def result(self) -> dict[str, Parted]:
-        return {name: gatherer.result() for name, gatherer in self._parts.items()}
+def _finite(outputs: dict[str, Rows]) -> bool:
+    return all(bool(rows.values.isfinite().all()) for rows in outputs.values())

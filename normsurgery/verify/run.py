@@ -125,8 +125,9 @@ def generate(
 
     inputs = dict(prompts.inputs)
     inputs.pop("position_ids", None)  # generation makes its own from the mask
+    start = None
     if "decoder_input_ids" in inputs:
-        inputs["decoder_input_ids"] = inputs["decoder_input_ids"][:, :1]
+        start = int(inputs.pop("decoder_input_ids")[0, 0])
         inputs.pop("decoder_attention_mask", None)
     own = model.generation_config
     model.generation_config = GenerationConfig(
@@ -134,6 +135,7 @@ def generate(
         num_beams=1,
         max_new_tokens=steps,
         pad_token_id=0,
+        decoder_start_token_id=start,
         use_cache=True,
         output_logits=True,
         return_dict_in_generate=True,

@@ -8,9 +8,9 @@ An `exact` candidate passes when all of this holds:
   most 3 × the noise floor (the error of the reference run in its storage dtype), for the mean and
   for the maximum, at position 0 and elsewhere; for float64 files the maximum is instead held to
   1e-9 × the output's standard deviation (1e-4 where model code casts to float32);
-* its greedy text is the reference's; or where a row first differs (the prefix is the same there), the
-  reference's own logits of the two tokens are no further apart than 2 × the floor's maximum (for
-  float64 files 2 × the bound): each of the two may be off by the floor, so the reference itself
+* its greedy text is the reference's; or where a row first differs (the prefix is the same there),
+  the reference's own logits of the two tokens are no further apart than 2 × the floor's maximum
+  (float64 files: 2 × the bound): each of the two may be off by the floor, so the reference itself
   cannot tell them apart at this precision. What follows a first difference is not compared.
 
 A `fitted`, `lossy` or `trained` candidate passes when it loads clean and stays finite.
