@@ -49,7 +49,8 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
         tiny["projection_dim"] = TWIN_PROJECTION
     sized = isinstance(tiny.get("image_size"), int) and isinstance(tiny.get("patch_size"), int)
     if sized and "window_size" not in tiny:  # windows must still tile the image
-        tiny["image_size"] = min(tiny["image_size"], max(4 * tiny["patch_size"], 64))
+        patch = tiny["patch_size"]
+        tiny["image_size"] = min(tiny["image_size"], patch * max(4, 64 // patch))
     return tiny
 
 

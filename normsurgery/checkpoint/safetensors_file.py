@@ -111,12 +111,9 @@ def _entry(
     _encodable(key, shown(path.name))
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} is not described by an object", _HINT)
-    described: tuple[Any, Any, Any] = (
-        value.get("dtype"),
-        value.get("shape"),
-        value.get("data_offsets"),
-    )
-    dtype, shape, offsets = described
+    dtype: Any = value.get("dtype")
+    shape: Any = value.get("shape")
+    offsets: Any = value.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{where} has an unknown dtype {shown(dtype)}", _HINT)
     if not _natural_numbers(shape):

@@ -31,39 +31,37 @@ def working() -> Iterator[Progress]:
 
 def show(document: dict[str, Any], *, as_json: bool) -> None:
     """Print a result's document. A verdict of fail ends the command with its exit code."""
-    if as_json:
-        write(json.dumps(document, indent=2, allow_nan=False, default=str))
-    else:
-        from normsurgery.report import render
-
-        out = console()
-        for part in render(document):
-            out.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
-        _flush()
-    if _failed(document):
+    write(_json(document) if as_json else _report(document))
+    if (document.get("verification") or {}).get("verdict") == "fail":
         raise typer.Exit(VerificationError.exit_code)
 
 
-def _failed(document: dict[str, Any]) -> bool:
-    return (document.get("verification") or {}).get("verdict") == "fail"
+def _report(document: dict[str, Any]) -> str:
+    from normsurgery.report import render
+
+    out = console()
+    with out.capture() as captured:
+        for part in render(document):
+            out.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
+    return captured.get().rstrip("\n")
+
+
+def _json(document: dict[str, Any]) -> str:
+    from normsurgery.report.text import json_safe
+
+    return json.dumps(json_safe(document), indent=2, allow_nan=False)
 
 
 def write(text: str) -> None:
-    """One piece of text and a newline on stdout."""
-    print(text)
-    _flush()
-
-
-def _flush() -> None:
-    """Find a closed pipe here and not at exit, where Python would complain about it."""
-    sys.stdout.flush()
-
-
-def forget_stdout() -> None:
-    """After a broken pipe: point stdout to nowhere, so that nothing fails at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """A piece of text and a newline on stdout; a reader that has gone is not our concern."""
+    try:
+        print(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Point stdout to nowhere, or Python complains when it flushes at exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def fail(error: SurgeryError, *, as_json: bool, traceback: bool) -> int:

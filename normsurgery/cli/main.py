@@ -45,11 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     with _quiet_libraries(), _sigterm_as_interrupt():
-        try:
-            return _run(given, as_json="--json" in options, traceback="--traceback" in options)
-        except BrokenPipeError:
-            console.forget_stdout()
-            return 0
+        return _run(given, as_json="--json" in options, traceback="--traceback" in options)
 
 
 def _run(arguments: list[str], *, as_json: bool, traceback: bool) -> int:
@@ -60,8 +56,6 @@ def _run(arguments: list[str], *, as_json: bool, traceback: bool) -> int:
         if code != INTERRUPTED:
             return code or 0
         error: SurgeryError = InterruptedByUserError("interrupted")
-    except BrokenPipeError:
-        raise
     except (KeyboardInterrupt, typer.Abort):
         error = InterruptedByUserError("interrupted")
     except Exception as raised:

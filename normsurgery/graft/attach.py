@@ -11,8 +11,9 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.graft.classes import offered_classes
 from normsurgery.graft.load import load_graft_class
-from normsurgery.graft.modeling import GUARD, auto_map, modeling_file
+from normsurgery.graft.modeling import auto_map, modeling_file
 from normsurgery.graft.plan import GraftPlan
+from normsurgery.graft.templates import GUARD
 
 # Integer keys that transformers checks the type of; the first that a configuration has becomes the
 # guard: a string there stops every stock class with an error that says what to do.
@@ -39,6 +40,12 @@ class Graft:
     config: dict[str, Any]
     guard: str | None = None
     default: int | None = None
+
+    @property
+    def main_auto_class(self) -> str:
+        """The Auto class that opens the checkpoint's own class."""
+        own = [auto for auto, name in self.classes.items() if name == self.class_name]
+        return next((auto for auto in own if auto != "AutoModelForPreTraining"), "AutoModel")
 
     def attach(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with the file beside it and the config that points to it."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+from normsurgery.graft import templates
 from normsurgery.graft.patterns import patterns
 from normsurgery.graft.plan import GraftPlan
-
-GUARD = "opens only with trust_remote_code=True"
 
 
 def modeling_file(
@@ -31,23 +31,24 @@ def modeling_file(
     config_class, model_type, guard: for an exclusive graft, the stock configuration class, the
     new model type, and the config key that the stock class must not be able to read.
     """
+    base = "transformers." if origin == "transformers" else "stock."
     tables = _tables(plan, modules, parameters, prefix)
     pieces = [
         _header(plan, source, classes),
-        _imports(origin, exclusive=plan.exclusive),
-        *(f"# {comment}\n{name} = {_literal(value)}\n" for name, comment, value in tables),
-        "\n" + (_CRMSNORM if plan.width else _rms_norm(plan)),
-        *([_CENTRED] if plan.centred_outputs or plan.centred_inputs else []),
-        *([_CENTRE_OUTPUT] if plan.centred_outputs else []),
-        *([_CENTRE_INPUT] if plan.centred_inputs else []),
-        *([_NARROW] if plan.narrowed else []),
+        _imports(origin, plan),
+        *(f"# {comment}\n{name} = {_literal(value)}" for name, comment, value in tables),
+        templates.CRMSNORM if plan.narrowed else _rms_norm(plan),
+        templates.CENTRED if plan.centred_outputs or plan.centred_inputs else "",
+        templates.CENTRE_OUTPUT if plan.centred_outputs else "",
+        templates.CENTRE_INPUT if plan.centred_inputs else "",
+        templates.NARROW if plan.narrowed else "",
+        templates.LOOKUP,
         _graft(plan),
+        templates.config(base + config_class, model_type, guard) if guard else "",
+        templates.GRAFTED,
+        *(_model(base + name, name, exclusive=plan.exclusive) for name in classes),
     ]
-    base = "transformers." if origin == "transformers" else "stock."
-    if plan.exclusive and guard:
-        pieces.append(_config(base + config_class, model_type, guard))
-    pieces += [_model(base + name, name, exclusive=plan.exclusive) for name in classes]
-    return "\n".join(pieces)
+    return _spaced([piece.strip("\n") for piece in pieces if piece])
 
 
 def auto_map(file: str, classes: Mapping[str, str], *, exclusive: bool) -> dict[str, str]:
@@ -57,22 +58,28 @@ def auto_map(file: str, classes: Mapping[str, str], *, exclusive: bool) -> dict[
     return {"AutoConfig": f"{module}.GraftConfig", **mapped} if exclusive else mapped
 
 
+def _spaced(pieces: list[str]) -> str:
+    """Join with one blank line before assignments, two before and after functions and classes."""
+    text = pieces[0]
+    for before, piece in pairwise(pieces):
+        wide = piece.startswith(("def ", "class ")) or before.startswith(("def ", "class "))
+        text += "\n" * (3 if wide else 2) + piece
+    return text + "\n"
+
+
 def _tables(
     plan: GraftPlan, modules: Sequence[str], parameters: Sequence[str], prefix: str
 ) -> list[tuple[str, str, Any]]:
-    if plan.width:
-        norms: dict[str, Any] = {s.name: (s.norm.width, s.norm.eps) for s in plan.norms}
-        what = "LayerNorms that become CRMSNorms → (original width, eps)."
-    else:
-        norms = {site.name: site.norm.eps for site in plan.norms}
-        what = "LayerNorms that read the residual stream and become RMSNorms → eps."
-    tables = [("NORMS", what, patterns(norms, modules, prefix=prefix))]
+    norms = {site.name: site.norm.eps for site in plan.norms}
+    kind = "CRMSNorms" if plan.narrowed else "RMSNorms"
+    what = f"LayerNorms that read the residual stream and become {kind} → eps."
+    tables: list[tuple[str, str, Any]] = [("NORMS", what, patterns(norms, modules, prefix=prefix))]
     for name, comment, wanted in (
         ("CENTRED_OUTPUTS", "Modules whose result loses its mean.", plan.centred_outputs),
         ("CENTRED_INPUTS", "Modules whose argument loses its mean.", plan.centred_inputs),
         ("REMOVED", "Norms that are baked into the embedding table.", plan.removed),
         ("BIASES", "Linears that take a norm's bias.", plan.biases),
-    ):  # fmt: skip
+    ):
         if wanted:
             found = patterns(dict.fromkeys(wanted, True), modules, prefix=prefix)
             tables.append((name, comment, tuple(found)))
@@ -87,189 +94,56 @@ def _literal(value: Mapping[str, Any] | tuple[str, ...]) -> str:
     if isinstance(value, Mapping):
         rows = "".join(f'    r"{pattern}": {number!r},\n' for pattern, number in value.items())
         return f"{{\n{rows}}}"
+    if len(value) == 1:
+        return f'(r"{value[0]}",)'
     return "(\n" + "".join(f'    r"{pattern}",\n' for pattern in value) + ")"
 
 
 def _header(plan: GraftPlan, source: str, classes: Sequence[str]) -> str:
-    kind = "CRMSNorm" if plan.width else "RMSNorm"
-    ways = (
-        "The weights fit this class only: the stock class refuses them."
-        if plan.exclusive
-        else "The same weights open in the stock class too, with the same outputs."
+    return templates.HEADER.format(
+        model=classes[0],
+        kind="CRMSNorm" if plan.narrowed else "RMSNorm",
+        source=source,
+        ways=templates.ONE_WAY if plan.exclusive else templates.TWO_WAYS,
     )
-    return f'''"""{classes[0]} with {kind} where a LayerNorm read the residual stream.
-
-Made by normsurgery from {source}. Every writer to the stream is centred, so its mean is zero and
-LayerNorm(x) = RMSNorm(x) (arXiv 2305.14858). {ways}
-
-    from transformers import AutoModel  # or the Auto class of your task
-    AutoModel.from_pretrained(PATH, trust_remote_code=True)
-"""
-'''
 
 
-def _imports(origin: str, *, exclusive: bool) -> str:
-    lines = ["import json"] if exclusive else []
-    lines += ["import re", "", "import torch", "import transformers", "from torch import nn"]
-    lines += ["from torch.nn import functional as F"]
+def _imports(origin: str, plan: GraftPlan) -> str:
+    lines = ["import json"] if plan.exclusive else []
+    lines += ["import re", ""]
+    lines += ["import torch"] if plan.narrowed else []
+    lines += ["import transformers", "from torch import nn"]
+    lines += [] if plan.narrowed else ["from torch.nn import functional as F"]
     if origin != "transformers":
         lines += ["", f"from . import {origin} as stock"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _rms_norm(plan: GraftPlan) -> str:
-    weights = {site.norm.weight for site in plan.norms}
-    biases = {site.norm.bias for site in plan.norms}
-    offsets = {site.norm.offset for site in plan.norms if site.norm.weight}
-    weight = next((name for name in weights if name), "weight")
-    bias = next((name for name in biases if name), "bias")
-    gain = "self.weight + 1" if offsets == {1.0} else "self.weight"
-    note = "  # the class stores γ − 1" if offsets == {1.0} else ""
-    if offsets == {1.0} and None in weights:
-        gain = "None if self.weight is None else self.weight + 1"
-    return f'''class RMSNorm(nn.Module):
-    """The LayerNorm that it replaces, for a stream whose mean is zero."""
-
-    def __init__(self, norm, eps):
-        super().__init__()
-        self.{weight} = getattr(norm, "{weight}", None)
-        self.{bias} = getattr(norm, "{bias}", None)
-        self.eps = eps
-
-    def forward(self, hidden_states):
-        gain = {gain.replace("weight", weight)}{note}
-        normed = F.rms_norm(hidden_states, hidden_states.shape[-1:], gain, self.eps)
-        return normed if self.{bias} is None else normed + self.{bias}
-
-'''
-
-
-_CRMSNORM = '''class CRMSNorm(nn.Module):
-    """RMSNorm of a zero-sum vector of the original width, given without its last channel."""
-
-    def __init__(self, width, eps):
-        super().__init__()
-        self.width, self.eps = width, eps
-
-    def forward(self, hidden_states):
-        wide = hidden_states if hidden_states.dtype == torch.float64 else hidden_states.float()
-        power = wide.square().sum(-1, keepdim=True) + wide.sum(-1, keepdim=True).square()
-        return (wide * torch.rsqrt(power / self.width + self.eps)).to(hidden_states.dtype)
-
-'''
-
-_CENTRED = """
-def centred(hidden_states):
-    return hidden_states - hidden_states.mean(-1, keepdim=True)
-
-"""
-
-_CENTRE_OUTPUT = """
-def centre_output(module, args, output):
-    return centred(output)
-
-"""
-
-_CENTRE_INPUT = """
-def centre_input(module, args, kwargs):
-    if args:
-        return (centred(args[0]), *args[1:]), kwargs
-    first = next(iter(kwargs))
-    return args, {**kwargs, first: centred(kwargs[first])}
-
-"""
-
-_NARROW = """
-def narrow(module, name, axis):
-    old = getattr(module, name)
-    shape = [size - (position == axis) for position, size in enumerate(old.shape)]
-    setattr(module, name, nn.Parameter(old.new_empty(shape)))
-    if hasattr(module, "nf"):  # transformers' Conv1D reshapes by it
-        module.nf = module.weight.shape[1]
-
-"""
+    """The RMSNorm class, with only the attributes and the γ − 1 that these norms need."""
+    weight = next((site.norm.weight for site in plan.norms if site.norm.weight), "weight")
+    bias = next((site.norm.bias for site in plan.norms if site.norm.bias), "bias")
+    gain = f"self.{weight}"
+    if any(site.norm.weight and site.norm.offset for site in plan.norms):
+        gain = f"self.{weight} + 1  # the class stores γ − 1"
+    return templates.RMSNORM.format(weight=weight, bias=bias, gain=gain)
 
 
 def _graft(plan: GraftPlan) -> str:
-    made = "CRMSNorm(*found)" if plan.width else "RMSNorm(module, found)"
-    lines = [
-        "",
-        "def lookup(table, name):",
-        '    """The table\'s value for a name, by the first pattern that matches, or None."""',
-        "    matches = (pattern for pattern in table if re.fullmatch(pattern, name))",
-        "    pattern = next(matches, None)",
-        "    return table[pattern] if pattern and isinstance(table, dict) else pattern",
-        "",
-        "",
-        "def graft(model):",
-        '    """Replace the named modules of a stock model, in place."""',
-        "    for name, module in list(model.named_modules()):",
-        '        parent, _, child = name.rpartition(".")',
-        "        found = lookup(NORMS, name)",
-        "        if found is not None:",
-        f"            setattr(model.get_submodule(parent), child, {made})",
-    ]
-    if plan.removed:
-        lines += [
-            "        if lookup(REMOVED, name):",
-            "            setattr(model.get_submodule(parent), child, nn.Identity())",
-        ]
-    if plan.centred_outputs:
-        lines += [
-            "        if lookup(CENTRED_OUTPUTS, name):",
-            "            module.register_forward_hook(centre_output)",
-        ]
-    if plan.centred_inputs:
-        lines += [
-            "        if lookup(CENTRED_INPUTS, name):",
-            "            module.register_forward_pre_hook(centre_input, with_kwargs=True)",
-        ]
-    if plan.biases:
-        lines += [
-            "        if lookup(BIASES, name):",
-            "            size = module.weight.shape[0]",
-            "            module.bias = nn.Parameter(module.weight.new_empty(size))",
-        ]
-    if plan.narrowed:
-        lines += [
-            "    for name, _ in list(model.named_parameters()):",
-            '        parent, _, child = name.rpartition(".")',
-            "        axis = lookup(NARROWED, name)",
-            "        if axis is not None:",
-            "            narrow(model.get_submodule(parent), child, axis)",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _config(base: str, model_type: str, guard: str) -> str:
-    return f'''
-class GraftConfig({base}):
-    """The stock configuration under a model type of its own, unreadable for the stock class."""
-
-    model_type = "{model_type}"
-
-    @classmethod
-    def from_dict(cls, config_dict, **kwargs):
-        return super().from_dict({{**config_dict, **config_dict["stock_values"]}}, **kwargs)
-
-    def to_json_string(self, *args, **kwargs):
-        values = json.loads(super().to_json_string(*args, **kwargs))
-        values["{guard}"] = "{GUARD}"
-        return json.dumps(values, indent=2, sort_keys=True) + "\\n"
-
-'''
+    made = "CRMSNorm(found)" if plan.narrowed else "RMSNorm(module, found)"
+    return templates.GRAFT.format(made=made) + "".join(
+        piece
+        for piece, wanted in (
+            (templates.GRAFT_REMOVED, plan.removed),
+            (templates.GRAFT_OUTPUTS, plan.centred_outputs),
+            (templates.GRAFT_INPUTS, plan.centred_inputs),
+            (templates.GRAFT_BIASES, plan.biases),
+            (templates.GRAFT_NARROWED, plan.narrowed),
+        )
+        if wanted
+    )
 
 
 def _model(base: str, name: str, *, exclusive: bool) -> str:
-    config = "    config_class = GraftConfig\n\n" if exclusive else ""
-    return f"""
-class {name}({base}):
-{config}    def __init__(self, config, *args, **kwargs):
-        super().__init__(config, *args, **kwargs)
-        graft(self)
-
-    @classmethod
-    def is_custom_code(cls):
-        return False  # the stock class's key renames apply to this one too
-
-"""
+    body = "config_class = GraftConfig" if exclusive else "pass"
+    return f"class {name}(Grafted, {base}):\n    {body}"

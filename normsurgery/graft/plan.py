@@ -13,7 +13,7 @@ from normsurgery.surgery.fold_norm import stream_sites
 class GraftPlan:
     """Changes to the stock class, by module and parameter names of that class.
 
-    norms: LayerNorms that become RMSNorms (CRMSNorms where `width` is set: the original width).
+    norms: LayerNorms that become RMSNorms (CRMSNorms where channels are narrowed).
     centred_outputs, centred_inputs: modules whose result, or first argument, loses its mean.
     removed: norms that become the identity. narrowed: (parameter, axis) with one channel less.
     biases: linears that get a bias. exclusive: the stock class would compute something else, so
@@ -26,12 +26,11 @@ class GraftPlan:
     removed: tuple[str, ...] = ()
     narrowed: tuple[tuple[str, int], ...] = ()
     biases: tuple[str, ...] = ()
-    width: dict[str, int] | None = None
     exclusive: bool = False
 
     @property
     def name(self) -> str:
-        return "crmsnorm" if self.width else "rmsnorm"
+        return "crmsnorm" if self.narrowed else "rmsnorm"
 
 
 def rmsnorm_plan(
@@ -68,6 +67,5 @@ def crmsnorm_plan(anatomy: Anatomy) -> GraftPlan:
         norms=sites,
         narrowed=tuple(narrowed),
         biases=tuple(biases),
-        width={site.name: site.norm.width for site in sites},
         exclusive=True,
     )

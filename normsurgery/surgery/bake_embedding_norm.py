@@ -15,7 +15,7 @@ from normsurgery.anatomy.model import Anatomy, NormSite
 from normsurgery.anatomy.names import NameMap
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.surgery.centre import checked_float
-from normsurgery.surgery.fold_norm import gain_of, shift_of
+from normsurgery.surgery.fold_norm import Vector, gain_of, shift_of
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
 
@@ -45,14 +45,14 @@ def bake_embedding_norms(
 
 
 def normalized_rows(
-    table: Tensor, *, eps: float, gamma: Tensor | None, beta: Tensor | None
+    table: Tensor, *, eps: float, gamma: Vector | None, beta: Vector | None
 ) -> Tensor:
     """P LN(E) for rows [rows, d], in float64, rounded once to the table's dtype."""
     wide = table.double()
     wide = wide - wide.mean(-1, keepdim=True)
     wide = wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt()
     if gamma is not None:
-        wide = wide * gamma
+        wide = wide * gamma()
     if beta is not None:
-        wide = wide + beta
+        wide = wide + beta()
     return (wide - wide.mean(-1, keepdim=True)).to(table.dtype)

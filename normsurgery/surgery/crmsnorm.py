@@ -17,7 +17,7 @@ from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.surgery.algebra import contracted, minus_last, scaled, without_last
 from normsurgery.surgery.centre import checked_float
-from normsurgery.surgery.fold_norm import gain_of, shift_of, stream_sites
+from normsurgery.surgery.fold_norm import Vector, gain_of, shift_of, stream_sites
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
 
@@ -89,20 +89,20 @@ def _folded(
     return edits, added
 
 
-def _reader_weight(weight: LazyTensor, gamma: Tensor | None, dim: int) -> LazyTensor:
+def _reader_weight(weight: LazyTensor, gamma: Vector | None, dim: int) -> LazyTensor:
     def fold() -> Tensor:
         wide = weight.load()
         if gamma is not None:
-            wide = scaled(wide.double(), gamma, dim=dim)
+            wide = scaled(wide.double(), gamma(), dim=dim)
         return minus_last(wide, dim=dim).to(weight.load().dtype)
 
     return LazyTensor.compute(fold, weight.dtype, _one_less(weight.shape, dim))
 
 
-def _reader_bias(bias: LazyTensor | None, weight: LazyTensor, beta: Tensor, dim: int) -> LazyTensor:
+def _reader_bias(bias: LazyTensor | None, weight: LazyTensor, beta: Vector, dim: int) -> LazyTensor:
     def fold() -> Tensor:
         loaded = weight.load()
-        total = contracted(loaded, beta, dim=dim)
+        total = contracted(loaded, beta(), dim=dim)
         if bias is not None:
             total = total + bias.load().double()
         return total.to(loaded.dtype)

@@ -8,7 +8,7 @@ keep their γ and β, and the receipt says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -21,6 +21,8 @@ from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.surgery.algebra import contracted, scaled
 from normsurgery.surgery.centre import checked_float
 from normsurgery.surgery.receipt import Receipt, receipt_of
+
+Vector = Callable[[], Tensor]  # a small tensor that is read from disk only when it is needed
 
 
 def fold_affine(source: Checkpoint, anatomy: Anatomy, names: NameMap) -> tuple[Checkpoint, Receipt]:
@@ -79,26 +81,28 @@ def folded_site(source: Checkpoint, names: NameMap, site: NormSite) -> dict[str,
     return edits
 
 
-def gain_of(source: Checkpoint, names: NameMap, norm: Norm) -> Tensor | None:
-    """γ in float64 [width], None where the norm has none."""
+def gain_of(source: Checkpoint, names: NameMap, norm: Norm) -> Vector | None:
+    """γ in float64 [width], read when called; None where the norm has none."""
     if not norm.weight_name:
         return None
-    return source[names.on_disk(norm.weight_name)[0][0]].load().double() + norm.offset
+    stored = source[names.on_disk(norm.weight_name)[0][0]]
+    return lambda: stored.load().double() + norm.offset
 
 
-def shift_of(source: Checkpoint, names: NameMap, norm: Norm) -> Tensor | None:
-    """β in float64 [width], None where the norm has none."""
+def shift_of(source: Checkpoint, names: NameMap, norm: Norm) -> Vector | None:
+    """β in float64 [width], read when called; None where the norm has none."""
     if not norm.bias_name:
         return None
-    return source[names.on_disk(norm.bias_name)[0][0]].load().double()
+    stored = source[names.on_disk(norm.bias_name)[0][0]]
+    return lambda: stored.load().double()
 
 
 def _folded_reader(
     source: Checkpoint,
     names: NameMap,
     reader: Reader,
-    gamma: Tensor | None,
-    beta: Tensor | None,
+    gamma: Vector | None,
+    beta: Vector | None,
 ) -> dict[str, LazyTensor]:
     edits: dict[str, LazyTensor] = {}
     weight_name, part = names.on_disk(reader.weight)[0]
@@ -110,12 +114,16 @@ def _folded_reader(
             edits[name] = checked_float(source, name).map(add)
     if gamma is not None:
         for name, held in names.on_disk(reader.weight):
-            fold = partial(scaled, scale=gamma, dim=held.axis(reader.in_dim))
+            fold = partial(_scaled, gamma=gamma, dim=held.axis(reader.in_dim))
             edits[name] = checked_float(source, name).map(
                 fold, by_rows=held.axis(reader.in_dim) > 0
             )
     return edits
 
 
-def _plus_contracted(bias: Tensor, *, weight: LazyTensor, beta: Tensor, dim: int) -> Tensor:
-    return (bias.double() + contracted(weight.load(), beta, dim=dim)).to(bias.dtype)
+def _scaled(weight: Tensor, *, gamma: Vector, dim: int) -> Tensor:
+    return scaled(weight, gamma(), dim=dim)
+
+
+def _plus_contracted(bias: Tensor, *, weight: LazyTensor, beta: Vector, dim: int) -> Tensor:
+    return (bias.double() + contracted(weight.load(), beta(), dim=dim)).to(bias.dtype)

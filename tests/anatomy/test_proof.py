@@ -1,0 +1,139 @@
+"""The proof fails when the surgery is sabotaged, and says where."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from normsurgery.anatomy.examine import examine
+from normsurgery.anatomy.probe import probe
+from normsurgery.anatomy.proof import EXACT_BOUND
+from normsurgery.api.rmsnorm import Request, plan_operation
+from normsurgery.checkpoint import open_checkpoint
+from normsurgery.errors import VerificationError
+from tests.families import EXACT
+
+
+def _operation(directory, **request):
+    return plan_operation(open_checkpoint(directory), Request(**request))
+
+
+def _with_step(operation, step):
+    return dataclasses.replace(operation, steps=(*operation.steps, step))
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_every_family_is_proved_in_both_forms(tiny, family):
+    proof = _operation(tiny(family)).prove()
+    assert set(proof.errors) == {"stock", "graft"}
+    assert max(proof.errors.values()) <= EXACT_BOUND
+    assert min(proof.controls.values()) > 1e-3
+    assert proof.probe <= EXACT_BOUND
+
+
+FOLDED = ("gpt2", "opt", "gpt_neox_sequential", "nemotron_biased", "vit", "bloom", "mpt", "esm")
+
+
+@pytest.mark.parametrize("family", FOLDED)
+def test_folding_gamma_and_beta_is_exact(tiny, family):
+    operation = _operation(tiny(family), fold_affine=True)
+    assert max(operation.prove().errors.values()) <= EXACT_BOUND
+    _, receipts = operation.operate(open_checkpoint(tiny(family)))
+    assert receipts[0].surgery == "fold-affine"
+    assert receipts[0].parameters["folded"] > 0
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "cohere", "whisper", "esm", "mpt"])
+def test_untying_is_exact_and_writes_the_head_out(tiny, family):
+    source = open_checkpoint(tiny(family))
+    operation = _operation(tiny(family), untie=True)
+    assert max(operation.prove().errors.values()) <= EXACT_BOUND
+    result, receipts = operation.operate(source)
+    assert receipts[0].surgery == "untie"
+    assert len(receipts[0].added) == 1
+    assert result.config["tie_word_embeddings"] is False
+
+
+CRMS = ("gpt2", "gptj", "opt", "phi", "starcoder2", "olmo", "nemotron", "vit", "esm", "codegen")
+
+
+@pytest.mark.parametrize("family", CRMS)
+def test_crmsnorm_is_exact_and_one_channel_narrower(tiny, family):
+    operation = _operation(tiny(family), to="crmsnorm")
+    proof = operation.prove()
+    assert set(proof.errors) == {"graft"}
+    assert max(proof.errors.values()) <= EXACT_BOUND
+
+
+def test_bloom_s_embedding_norm_is_baked_into_the_table(tiny):
+    operation = _operation(tiny("bloom"), target="graft")
+    assert max(operation.prove().errors.values()) <= EXACT_BOUND
+    result, _ = operation.operate(open_checkpoint(tiny("bloom")))
+    assert not any("word_embeddings_layernorm" in name for name in result)
+    assert "lm_head.weight" in result
+
+
+def test_a_writer_left_out_is_named(tiny):
+    source = open_checkpoint(tiny("gpt2"))
+    left_out = "transformer.h.1.mlp.c_proj.weight"
+    operation = _operation(tiny("gpt2"))
+
+    def forget(checkpoint):
+        twin = open_checkpoint(checkpoint.directory)
+        return checkpoint.override({left_out: twin[left_out]}), operation.operate(source)[1][0]
+
+    with pytest.raises(VerificationError, match=r"h\.1\.mlp\.c_proj\.weight .*not centred"):
+        _with_step(operation, forget).prove()
+
+
+def test_a_bias_left_out_fails_in_the_graft(tiny):
+    operation = _operation(tiny("gpt2"))
+    receipt = operation.operate(open_checkpoint(tiny("gpt2")))[1][0]
+
+    def forget(checkpoint):
+        twin = open_checkpoint(checkpoint.directory)
+        name = "transformer.h.0.attn.c_proj.bias"
+        return checkpoint.override({name: twin[name]}), receipt
+
+    with pytest.raises(VerificationError, match=r"graft form: logits differs"):
+        _with_step(operation, forget).prove()
+
+
+def test_a_wrong_fold_fails_in_the_stock_class(tiny):
+    operation = _operation(tiny("gpt2"), fold_affine=True)
+    receipt = operation.operate(open_checkpoint(tiny("gpt2")))[1][0]
+
+    def scale(checkpoint):
+        name = "transformer.h.2.attn.c_attn.weight"
+        return checkpoint.override({name: checkpoint[name].map(lambda w: w * (1 + 1e-7))}), receipt
+
+    with pytest.raises(VerificationError, match=r"stock form: logits differs"):
+        _with_step(operation, scale).prove()
+
+
+def test_the_probe_feels_a_writer_that_is_none(tiny):
+    """An anatomy that takes a reader for a writer is found out by pushing on it."""
+    examination = examine(open_checkpoint(tiny("gpt2")))
+    (stream,) = examination.anatomy.convertible()
+    wrong = dataclasses.replace(
+        stream.writers[0], weight="transformer.h.0.mlp.c_fc.weight", bias=None, shared=""
+    )
+    spoiled = dataclasses.replace(stream, writers=(*stream.writers, wrong))
+    anatomy = dataclasses.replace(examination.anatomy, streams=(spoiled,))
+    before = {n: p.clone() for n, p in examination.twin.model.named_parameters()}
+    with pytest.raises(VerificationError, match=r"written by transformer\.h\.0\.mlp\.c_fc\.weight"):
+        probe(examination.twin, anatomy)
+    for name, parameter in examination.twin.model.named_parameters():
+        assert torch.equal(parameter, before[name]), "the probe left the twin changed"
+
+
+def test_the_probe_feels_a_reader_that_is_missing(tiny):
+    examination = examine(open_checkpoint(tiny("gptj")))
+    name = "transformer.h.0.ln_1"
+    site = examination.anatomy.sites[name]
+    sites = {**examination.anatomy.sites, name: dataclasses.replace(site, readers=site.readers[1:])}
+    anatomy = dataclasses.replace(examination.anatomy, sites=sites)
+    with pytest.raises(VerificationError, match=r"inverse-scaled at transformer\.h\.0\.ln_1"):
+        probe(examination.twin, anatomy)

@@ -1,0 +1,45 @@
+"""What every test gets: no network, no chatter, tiny models built once a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.families import build
+
+TRAINED = Path(__file__).parent / "data" / "tiny-gpt2-6x96"
+
+Tiny = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """`tiny(family, dtype="float32", seed=0)` → a directory with a tiny random checkpoint.
+
+    Built once a session and shared: tests must not write into it.
+    """
+    root = tmp_path_factory.mktemp("tiny")
+    built: dict[tuple[str, str, int], Path] = {}
+
+    def make(family: str, *, dtype: str = "float32", seed: int = 0) -> Path:
+        key = (family, dtype, seed)
+        if key not in built:
+            built[key] = root / f"{family}-{dtype}-{seed}"
+            build(family, built[key], seed=seed, dtype=dtype)
+        return built[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained() -> Path:
+    """The small trained GPT-2 that the project ships (float32, tied head, with a tokenizer)."""
+    return TRAINED
