@@ -65,7 +65,7 @@ def _said(forms: Mapping[str, Figures], key: str) -> list[tuple[str, str]]:
 
 
 def _table(forms: Mapping[str, Figures]) -> RenderableType:
-    rows = []
+    rows: list[list[str | Text]] = []
     for check, measured, allowed, passed in checks(forms):
         word = Text() if passed is None else verdict("pass" if passed else "fail")
         rows.append([check, *measured, allowed, word])

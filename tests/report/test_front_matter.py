@@ -8,7 +8,7 @@ from normsurgery.report.front_matter import merged, split
 OURS = {"base_model": ["org/base"], "library_name": "transformers", "tags": ["normsurgery"]}
 
 
-def loaded(block: str) -> dict:
+def loaded(block):
     assert block.startswith("---\n") and block.endswith("---\n")
     return yaml.safe_load(block[4:-4])
 

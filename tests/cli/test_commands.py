@@ -1,0 +1,156 @@
+"""Every command hands each of its options to the API and prints the document that comes back."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import normsurgery
+from normsurgery.cli import main
+from normsurgery.cli.app import app
+from tests.cli.invoke import Fake
+from tests.report import documents
+
+DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "inspect": documents.inspect_document,
+    "convert": documents.convert_document,
+    "verify": documents.verify_document,
+    "run": documents.convert_document,
+}
+NEEDED = {
+    "inspect": ["gpt2"],
+    "convert": ["gpt2", "-o", "out"],
+    "verify": ["a", "b"],
+    "run": ["r.yaml"],
+}
+OPTIONS = [
+    ("inspect", "--health", "health", True),
+    ("inspect", "--trust-remote-code", "trust_remote_code", True),
+    ("inspect", "--allow-pickle", "allow_pickle", True),
+    ("convert", "--to=crmsnorm", "to", "crmsnorm"),
+    ("convert", "--target=graft", "target", "graft"),
+    ("convert", "--fold-affine", "fold_affine", True),
+    ("convert", "--untie", "untie", True),
+    ("convert", "--dtype=bfloat16", "dtype", "bfloat16"),
+    ("convert", "--device=cuda:1", "device", "cuda:1"),
+    ("convert", "--dry-run", "dry_run", True),
+    ("convert", "--overwrite", "overwrite", True),
+    ("convert", "--seed=7", "seed", 7),
+    ("convert", "--max-shard-size=2GB", "max_shard_size", "2GB"),
+    ("convert", "--no-verify", "verify", False),
+    ("convert", "--keep-failed", "keep_failed", True),
+    ("convert", "--allow-nonfinite", "allow_nonfinite", True),
+    ("convert", "--data=t.txt", "data", Path("t.txt")),
+    ("convert", "--trust-remote-code", "trust_remote_code", True),
+    ("convert", "--allow-pickle", "allow_pickle", True),
+    ("verify", "--data=t.txt", "data", Path("t.txt")),
+    ("verify", "--tokens=99", "tokens", 99),
+    ("verify", "--max-length=64", "max_length", 64),
+    ("verify", "--dtype=float64", "dtype", "float64"),
+    ("verify", "--device=cpu", "device", "cpu"),
+    ("verify", "--against-float64", "against_float64", True),
+    ("verify", "--contract=lossy", "contract", "lossy"),
+    ("verify", "--seed=3", "seed", 3),
+    ("verify", "--trust-remote-code", "trust_remote_code", True),
+    ("verify", "--allow-pickle", "allow_pickle", True),
+    ("run", "--set=a=1", "overrides", ("a=1",)),
+    ("run", "--dry-run", "dry_run", True),
+]
+
+
+@pytest.fixture(params=DOCUMENTS)
+def faked(request, monkeypatch):
+    """A command's name and the fake in place of its API function."""
+    fake = Fake(DOCUMENTS[request.param]())
+    monkeypatch.setattr(normsurgery, request.param, fake)
+    return request.param, fake
+
+
+@pytest.mark.parametrize(("command", "given", "name", "value"), OPTIONS)
+def test_an_option_reaches_the_api(monkeypatch, capsys, command, given, name, value):
+    fake = Fake(DOCUMENTS[command]())
+    monkeypatch.setattr(normsurgery, command, fake)
+    assert main([command, *NEEDED[command], given]) == 0
+    assert fake.calls[0][1][name] == value
+
+
+def test_every_option_of_every_command_is_in_the_table_above():
+    printing = {"json", "traceback"}
+    for info in app.registered_commands:
+        assert info.callback is not None
+        name = info.callback.__name__
+        taken = {
+            key for key, p in inspect.signature(info.callback).parameters.items()
+            if p.default is not p.empty
+        } - printing  # fmt: skip
+        assert taken == {option for command, _, option, _ in OPTIONS if command == name}
+
+
+@pytest.mark.parametrize("command", DOCUMENTS)
+def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
+    function = getattr(normsurgery, command)
+    fake = Fake(DOCUMENTS[command]())
+    monkeypatch.setattr(normsurgery, command, fake)
+    assert main([command, *NEEDED[command]]) == 0
+    defaults = {
+        name: p.default for name, p in inspect.signature(function).parameters.items()
+        if p.default is not p.empty
+    }  # fmt: skip
+    given = fake.calls[0][1]
+    if command != "inspect":
+        assert given.pop("progress") is not None
+    defaults.pop("progress", None)
+    assert given == {key: defaults[key] for key in given}
+    assert set(given) == set(defaults)
+
+
+def test_positional_arguments_arrive_in_order(faked, capsys):
+    command, fake = faked
+    main([command, *NEEDED[command]])
+    words = tuple(word for word in NEEDED[command] if word != "-o")
+    assert tuple(map(str, fake.calls[0][0])) == words
+
+
+def test_the_report_goes_to_stdout_and_nothing_to_stderr(faked, capsys):
+    command, _ = faked
+    assert main([command, *NEEDED[command]]) == 0
+    out, err = capsys.readouterr()
+    assert "EleutherAI/pythia-160m" in out and err == ""
+
+
+def test_json_is_the_document_and_nothing_else(faked, capsys):
+    command, fake = faked
+    assert main([command, *NEEDED[command], "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == fake.answer and err == ""
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_failed_verdict_is_printed_and_exits_6(monkeypatch, capsys, extra):
+    monkeypatch.setattr(normsurgery, "verify", Fake(documents.verify_document("fail", 9.0)))
+    assert main(["verify", "a", "b", *extra]) == 6
+    assert "fail" in capsys.readouterr().out
+
+
+def test_what_a_library_prints_stays_out_of_the_results(monkeypatch, capsys):
+    class Chatty(Fake):
+        def __call__(self, *arguments, **options):
+            print("Loading weights…")
+            return super().__call__(*arguments, **options)
+
+    monkeypatch.setattr(normsurgery, "inspect", Chatty(documents.inspect_document()))
+    assert main(["inspect", "gpt2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["command"] == "inspect" and "Loading" in err
+
+
+def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
+    document = documents.verify_document("fail")
+    document["verification"]["logits"]["max"] = float("nan")
+    monkeypatch.setattr(normsurgery, "verify", Fake(document))
+    main(["verify", "a", "b", "--json"])
+    parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert parsed["verification"]["logits"]["max"] is None
