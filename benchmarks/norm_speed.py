@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def compare(models: dict[str, Any], ids: torch.Tensor, rounds: int) -> tuple[flo
         pairs = []
         for turn in range(rounds):
             order = list(models.items()) if turn % 2 == 0 else list(models.items())[::-1]
-            pairs.append({name: timed(lambda m=m: m(ids), ids.device) for name, m in order})
+            pairs.append({name: timed(partial(m, ids), ids.device) for name, m in order})
     stock = statistics.median(pair["stock"] for pair in pairs)
     return 1000 * stock, sorted(pair["graft"] / pair["stock"] for pair in pairs)
 

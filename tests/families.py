@@ -21,6 +21,10 @@ _TWO_STACKS: dict[str, Any] = {
     "decoder_start_token_id": 3,
 }  # fmt: skip
 _GPT2: dict[str, Any] = {"n_layer": LAYERS, "n_embd": 48, "n_head": 4, "vocab_size": 99}
+_HALF_ROTARY: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
 _IDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
 
 # name → (model class, configuration class, configuration)
@@ -82,10 +86,10 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "starcoder2": (
         "Starcoder2ForCausalLM", "Starcoder2Config", {**_TEXT, **_IDS, "num_key_value_heads": 2},
     ),
-    "stablelm": ("StableLmForCausalLM", "StableLmConfig", _TEXT),
+    "stablelm": ("StableLmForCausalLM", "StableLmConfig", {**_TEXT, **_HALF_ROTARY}),
     "stablelm_parallel": (
         "StableLmForCausalLM", "StableLmConfig",
-        {**_TEXT, "use_parallel_residual": True, "qk_layernorm": True},
+        {**_TEXT, **_HALF_ROTARY, "use_parallel_residual": True, "qk_layernorm": True},
     ),
     "mpt": (
         "MptForCausalLM", "MptConfig",

@@ -90,7 +90,7 @@ def _may_be_norm(module: nn.Module) -> bool:
     return (
         not any(True for _ in module.children())
         and len(parameters) <= 2
-        and all(p.dim() == 1 for p in parameters)
+        and all(p.dim() <= 2 for p in parameters)  # a q/k norm may have a row a head
         and not isinstance(module, (nn.Dropout, nn.Identity))
     )
 
@@ -168,7 +168,10 @@ def _matched(
     row: Tensor,
 ) -> Norm | None:
     """Name the parameters that hold γ and β, settle ε, and check the whole formula."""
-    parameters = {key: p.double() for key, p in module.named_parameters(recurse=False)}
+    parameters = {
+        key: p.double().reshape(-1, p.shape[-1])[0]  # of a q/k norm, the first head's row
+        for key, p in module.named_parameters(recurse=False)
+    }
     exact_eps = min(_eps_candidates(module, eps), key=lambda value: abs(value - eps))
     gain = _owner(parameters, gamma)
     weight, offset = gain if gain else (None, 0.0)

@@ -33,7 +33,7 @@ _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "
 
 def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     """A tiny copy of a configuration dictionary (with defaults filled in); nested ones too."""
-    tiny = {
+    tiny: dict[str, Any] = {
         key: shrink(value) if isinstance(value, Mapping) and _is_config(value) else value
         for key, value in config.items()
     }

@@ -5,12 +5,12 @@ Source: math.md §1; "Pre-RMSNorm and Pre-CRMSNorm Transformers", arXiv 2305.148
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from normsurgery.anatomy.axes import MOVES, SCALINGS, carriers, parent_axis
 from normsurgery.anatomy.linears import Stored, as_linear, output_axis, stored
-from normsurgery.anatomy.model import Anatomy, Online, Stream, Writer
+from normsurgery.anatomy.model import Anatomy, Block, Online, Stream, Writer
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.region import Region, explore
 from normsurgery.anatomy.sites import blocks_of, inside_blocks, site_of
@@ -73,8 +73,8 @@ class _Reading:
     """One region on its way to a Stream."""
 
     def __init__(
-        self, trace: Trace, region: Region, norms: Mapping[str, Norm], blocks: list
-    ) -> None:  # type: ignore[type-arg]
+        self, trace: Trace, region: Region, norms: Mapping[str, Norm], blocks: Sequence[Block]
+    ) -> None:
         self.trace, self.region, self.norms, self.blocks = trace, region, norms, blocks
 
     def stream(self) -> Stream:

@@ -28,8 +28,8 @@ class Graft:
     """A modeling file ready to travel: its name and text, its classes, its config edits.
 
     classes: Auto class → model class. refused: model class → why the file does not offer it.
-    guard: for an exclusive graft, the config key that the stock class must not be able to read;
-    default: its value where config.json leaves it out.
+    guard: for an exclusive graft, the config key that the stock class must not be able to read,
+    and the value that it has where config.json leaves it out.
     """
 
     file: str
@@ -38,8 +38,7 @@ class Graft:
     classes: dict[str, str]
     refused: dict[str, str]
     config: dict[str, Any]
-    guard: str | None = None
-    default: int | None = None
+    guard: tuple[str, int] | None = None
 
     @property
     def main_auto_class(self) -> str:
@@ -53,13 +52,10 @@ class Graft:
         merged = {**checkpoint.config.get("auto_map", {}), **self.config["auto_map"]}
         config["auto_map"] = merged
         if self.guard:
-            config |= {self.guard: GUARD, "stock_values": {self.guard: self._guarded(checkpoint)}}
+            key, default = self.guard
+            value = checkpoint.config.get(key, default)
+            config |= {key: GUARD, "stock_values": {key: value}}
         return checkpoint.with_config(config).with_files({self.file: self.text.encode()})
-
-    def _guarded(self, checkpoint: Checkpoint) -> int:
-        value = checkpoint.config.get(self.guard, self.default)
-        assert isinstance(value, int)
-        return value
 
     def class_of(self) -> Callable[[Path], type]:
         """A function from a directory that holds the file to the model class in it."""
@@ -81,7 +77,7 @@ def make_graft(
     stock = module.startswith("transformers.")
     file = f"modeling_{plan.name}.py"
     edits: dict[str, Any] = {"auto_map": auto_map(file, offered, exclusive=plan.exclusive)}
-    guard, default = _guard(examination.config) if plan.exclusive else (None, None)
+    guard = _guard(examination.config) if plan.exclusive else None
     model_type = f"{examination.config.model_type}_{plan.name}"
     if plan.exclusive:
         edits["model_type"] = model_type
@@ -95,9 +91,9 @@ def make_graft(
         origin="transformers" if stock else module.rpartition(".")[2],
         config_class=type(examination.config).__name__,
         model_type=model_type,
-        guard=guard,
+        guard=guard[0] if guard else None,
     )
-    return Graft(file, text, own, offered, refused, edits, guard, default)
+    return Graft(file, text, own, offered, refused, edits, guard)
 
 
 def _guard(config: Any) -> tuple[str, int]:

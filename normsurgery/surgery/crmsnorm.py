@@ -55,7 +55,7 @@ def drop_channel(
             if parameter:
                 gone += [name for name, _ in names.on_disk(parameter)]
     result = source.override(edits)
-    written = {}
+    written: dict[str, LazyTensor] = {}
     for stream in anatomy.convertible():
         for writer in stream.writers:
             written |= _narrowed(result, names, writer)

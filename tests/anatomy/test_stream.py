@@ -21,7 +21,7 @@ EXPECTED = {
     "bloom": (2 * LAYERS + 1, 2 * LAYERS),
     "falcon_old": (LAYERS + 1, 2 * LAYERS + 1),
     "falcon_new": (2 * LAYERS + 1, 2 * LAYERS + 1),
-    "falcon_alibi": (2 * LAYERS + 1, 2 * LAYERS + 1),
+    "falcon_alibi": (2 * LAYERS + 1, 4 * LAYERS + 1),  # its biases are added by hand
     "phi": (LAYERS + 1, 2 * LAYERS + 1),
     "phi_qk": (LAYERS + 1, 2 * LAYERS + 1),
     "starcoder2": (2 * LAYERS + 1, 2 * LAYERS + 1),
