@@ -31,7 +31,6 @@ from normsurgery.verify.run import (
     exact_arithmetic,
     forward,
     generate,
-    release,
 )
 from normsurgery.verify.sources import ModelSource, check_comparable, dtype_name
 from normsurgery.verify.verdict import (
@@ -69,13 +68,12 @@ def judge(
 ) -> Verification:
     """Hold a candidate to its contract (the options' own, unless given) against the reference.
 
-    A candidate that does not load or run fails; it does not raise. UsageError where no output can
-    be compared.
+    A candidate whose code does not load or run fails; it does not raise. CheckpointError where its
+    files are malformed, UsageError where no output can be compared.
     """
     contract = contract or run.options.contract
     check_contract(contract)
     check_comparable(run.source, candidate)
-    release(run.device)
     judged = _Judge(run, progress or Silent())
     try:
         with exact_arithmetic():

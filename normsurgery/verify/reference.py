@@ -34,13 +34,13 @@ from normsurgery.verify.run import (
     exact_arithmetic,
     forward,
     generate,
-    release,
 )
 from normsurgery.verify.sources import ModelSource, dtype_name, dtype_named, stored_dtype
 from normsurgery.verify.verdict import Parted
 
 # First-order rounding errors scale with the unit roundoff: bfloat16's is 2^-8, float32's 2^-24.
 _BF16_TO_F32 = 2.0**-16
+_LOADING = (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError)
 _OFFLOADED_STEPS = 4  # every step reads the offloaded blocks from disk again
 
 
@@ -137,8 +137,9 @@ class _Runner:
         except SurgeryError:
             raise
         except (RuntimeError, TypeError, ValueError) as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            self.notes.append(f"held to float32: the reference cannot run in float64 ({line})")
+            self.notes.append(
+                f"held to float32: the reference cannot run in float64 ({_line(error)})"
+            )
             return None
 
     def _finish(
@@ -197,7 +198,6 @@ class _Runner:
         generates: bool = False,
     ) -> RowStore:
         """One run of the reference over all batches; keeps the outputs, or only sinks them."""
-        release(self.device)
         store = RowStore(self.scratch, f"{stage}-{dtype_name(dtype)}".replace(" ", "-"))
         with self._loaded(dtype) as loaded:
             self.plan = self.plan or self._planned(loaded.model, dtype, narrow)
@@ -227,8 +227,11 @@ class _Runner:
                 memory_limit_bytes=self.options.memory_limit_bytes,
             )
             loaded = manager.__enter__()
-        except OSError as error:
-            raise CheckpointError(f"{self.source.directory} does not load: {error}", "") from error
+        except _LOADING as error:
+            raise CheckpointError(
+                f"the reference {self.source.directory} does not load: {_line(error)}",
+                "is its model class known to this version of transformers?",
+            ) from error
         try:
             yield loaded
         finally:
@@ -281,7 +284,7 @@ class _Runner:
                 model, prompts, steps=self.steps, dtype=dtype, device=self.device
             )
         except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-            self.notes.append(f"generation is not compared: the reference cannot ({error})")
+            self.notes.append(f"generation is not compared: the reference cannot ({_line(error)})")
 
 
 def track(
@@ -295,6 +298,11 @@ def track(
 def _rounded(batch: Batch, dtype: torch.dtype) -> Batch:
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.inputs.items()}
     return replace(batch, inputs=inputs)
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
 
 
 def _finite(outputs: dict[str, Rows]) -> bool:

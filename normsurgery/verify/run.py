@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,10 +169,3 @@ class CastWatch(TorchFunctionMode):
             if any(isinstance(x, Tensor) and x.dtype is torch.float64 for x in leaves):
                 self.functions.add(getattr(func, "__name__", str(func)))
         return result
-
-
-def release(device: torch.device) -> None:
-    """Give memory back before the next model is loaded."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
