@@ -43,7 +43,7 @@ def _report(document: dict[str, Any]) -> str:
     with out.capture() as captured:
         for part in render(document):
             out.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
-    return captured.get().rstrip("\n")
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _json(document: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
         parts += verification_report(document["verification"])
     notes = [*document.get("notes", ()), *_receipt_notes(document["receipts"])]
     if notes:
-        parts += section("Notes", *(Text(f"· {note}") for note in dict.fromkeys(notes)))
+        parts += section("Notes", facts([("·", note) for note in dict.fromkeys(notes)]))
     if document["output"]:
         parts += [*section("Load it"), *code(loading_lines(target, document["output"]))]
     return [*parts, Text(), ending(document)]
@@ -83,18 +83,12 @@ def _receipt_notes(receipts: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _proof(proof: Mapping[str, Any]) -> RenderableType:
-    """Errors must stay under the bound; each negative control must not."""
+    """Errors must stay under the bound; each negative control, a sabotaged result, must not."""
     rows = [
-        (form, figure(error), figure(proof["bound"])) for form, error in proof["errors"].items()
+        [form, figure(error), figure(proof["bound"]), figure(proof["controls"].get(form))]
+        for form, error in proof["errors"].items()
     ]
-    controls = [(form, figure(error)) for form, error in proof["controls"].items()]
-    table = plain_table(["form", "error / std", "allowed"], rows, right=(1, 2))
-    if not controls:
-        return table
-    seen = ", ".join(f"{name} {error}" for name, error in controls)
-    from rich.console import Group
-
-    return Group(table, Text(f"negative control, must be large: {seen}"))
+    return plain_table(["form", "error / std", "allowed", "sabotaged"], rows, right=(1, 2, 3))
 
 
 def _plan(plan: Mapping[str, Any]) -> list[RenderableType]:

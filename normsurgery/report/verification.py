@@ -54,9 +54,9 @@ def verification_report(verification: Figures) -> list[RenderableType]:
     reasons = [f"{name}: {why}" for name, why in _said(forms, "reasons")]
     notes = [why for _, why in _said(forms, "notes")]
     if reasons:
-        parts += section("Why it fails", *map(Text, reasons))
+        parts += section("Why it fails", facts([("·", reason) for reason in reasons]))
     if notes:
-        parts += section("Remarks", *map(Text, dict.fromkeys(notes)))
+        parts += section("Remarks", facts([("·", note) for note in dict.fromkeys(notes)]))
     return parts
 
 

@@ -89,7 +89,7 @@ def convert_document(verdict: str = "pass", ratio: float = 0.97) -> dict[str, An
             "dtype": "float64",
             "bound": 1e-9,
             "errors": {"stock": 2.9e-14, "graft": 3.1e-14},
-            "controls": {"embed_in left out": 0.4},
+            "controls": {"stock": 0.4, "graft": 0.5},
             "probe": 1e-15,
             "outputs": ["logits"],
         },

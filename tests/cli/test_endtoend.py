@@ -1,0 +1,137 @@
+"""The program as a person runs it, on the trained GPT-2 that the project ships."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.invoke import ROOT, command, script
+
+MODEL = str(ROOT / "tests" / "data" / "tiny-gpt2-6x96")
+RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
+TEXT = "It was the best of times, it was the worst of times. " * 20
+
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+from normsurgery.cli import main, progress
+
+@contextmanager
+def task(self, description, total, unit):
+    def advance(n):
+        if description == "write":
+            os.kill(os.getpid(), int(sys.argv[1]))
+    yield advance
+
+progress.Bars.task = task
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, text):
+    """The shipped recipe, run on the shipped model: the process and the directory it wrote."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    sets = [f"source={MODEL}", f"output={out}", f"verify.data={text}", "device=cpu"]
+    done = command("run", RECIPE, *(word for one in sets for word in ("--set", one)), "--json")
+    return done, out
+
+
+def test_the_shipped_recipe_makes_a_verified_checkpoint(ran):
+    done, out = ran
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["command"] == "run" and document["output"] == str(out)
+    assert document["verification"]["verdict"] == "pass"
+    assert {"stock", "graft"} <= set(document["verification"])
+    (receipt,) = document["receipts"]
+    assert receipt["norms"] == {"before": {"LayerNorm": 13}, "after": {"RMSNorm": 13}}
+
+
+def test_tokenizer_files_travel_byte_for_byte_and_no_path_leaks(ran):
+    _, out = ran
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (Path(MODEL) / name).read_bytes()
+    for name in ("README.md", "surgery.json", "config.json", "modeling_rmsnorm.py"):
+        content = (out / name).read_text(encoding="utf-8")
+        assert str(ROOT) not in content and str(out.parent) not in content
+
+
+def test_convert_prints_a_report_that_fits_80_columns(tmp_path, text):
+    done = command("convert", MODEL, "-o", "out", "--data", text, "--device=cpu", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "convert  tiny-gpt2-6x96 → out"
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("logits, float32") and line.endswith("pass") for line in lines)
+    assert "13 LayerNorm → 13 RMSNorm" in done.stdout
+
+
+def test_verify_passes_the_result_and_exits_6_on_a_damaged_one(ran, tmp_path, text):
+    _, out = ran
+    options = ["--data", text, "--tokens=128", "--device=cpu", "--json"]
+    good = command("verify", MODEL, str(out), *options)
+    assert (good.returncode, good.stderr) == (0, "")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out, damaged)
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[len(weights) // 2 :] = bytes(len(weights) - len(weights) // 2)
+    (damaged / "model.safetensors").write_bytes(weights)
+    bad = command("verify", MODEL, str(damaged), *options)
+    assert (bad.returncode, bad.stderr) == (6, "")
+    verification = json.loads(bad.stdout)["verification"]
+    assert verification["verdict"] == "fail" and verification["reasons"]
+
+
+def test_inspect_reports_the_model_in_json_and_in_words():
+    document = json.loads(command("inspect", MODEL, "--json").stdout)
+    assert document["source"]["parameters"] == 781_824
+    assert len(document["norms"]) == 13
+    words = command("inspect", MODEL, "--health")
+    assert (words.returncode, words.stderr) == (0, "")
+    assert "transformer.h.{0-5}.ln_1" in words.stdout
+    assert "every value is finite" in words.stdout
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    done = command("run", RECIPE, "--set", f"source={MODEL}", "--dry-run", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nothing written (dry run)" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["convert", MODEL, "-o", "taken"], 2, "exists already"),
+        (["convert", "empty", "-o", "out"], 3, "empty"),
+        (["convert", "owner/name", "-o", "out"], 7, "owner/name"),
+        (["run", "recipe.yaml"], 2, "did you mean source?"),
+    ],
+)
+def test_refusals_have_their_exit_code_and_leave_no_trace(tmp_path, arguments, code, message):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "recipe.yaml").write_text("sorce: a\n", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    done = command(*arguments, cwd=tmp_path, HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_writing_leaves_no_trace(tmp_path, number):
+    process = script(KILLED, str(int(number)), "convert", MODEL, "-o", str(tmp_path / "out"))
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
