@@ -14,7 +14,7 @@ from normsurgery.checkpoint.files import FileRange, opened, read_into, truncated
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import ResourceError, SurgeryError
 
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 256 << 10  # fits the second-level cache: read, hash and write touch it there
 _COPY_BYTES = 64 << 20  # between two calls of progress
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
