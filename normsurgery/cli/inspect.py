@@ -25,11 +25,12 @@ def inspect(
       normsurgery inspect ./my-model --health
       normsurgery inspect ./my-model --json | jq '.surgeries'
     """
-    with working():
+    with working() as progress:
         result = normsurgery.inspect(
             model,
             health=health,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            progress=progress,
         )
     show(result.to_dict(), as_json=json)

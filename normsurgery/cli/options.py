@@ -65,9 +65,7 @@ Data = Annotated[
     typer.Option(metavar="FILE", help="Text to verify on. [default: a public-domain sample]"),
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compare.")]
-MaxLength = Annotated[
-    int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")
-]
+MaxLength = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")]
 AgainstFloat64 = Annotated[
     bool, typer.Option("--against-float64", help="Run the reference in float64, as the truth.")
 ]

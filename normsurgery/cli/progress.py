@@ -26,7 +26,9 @@ class Amount(ProgressColumn):
     """`1.2 GB of 3.1 GB · 402 MB/s`."""
 
     def render(self, task: Task) -> Text:
-        unit: Unit = task.fields["unit"]
+        unit: Unit | None = task.fields["unit"]
+        if unit is None:
+            return Text()
         text = amount(int(task.completed), unit)
         if task.total is not None:
             text += f" of {amount(int(task.total), unit)}"
@@ -57,6 +59,8 @@ class Bars:
 
     def __enter__(self) -> Bars:
         self._bars.start()
+        # Importing torch and proving on a twin take seconds before the first task.
+        self._between = self._bars.add_task("working", total=None, unit=None)
         return self
 
     def __exit__(
@@ -71,7 +75,9 @@ class Bars:
     def task(self, description: str, total: int | None, unit: Unit) -> Iterator[Advance]:
         """One bar, for as long as the task is under way."""
         bar = self._bars.add_task(description, total=total, unit=unit)
+        self._bars.update(self._between, visible=False)
         try:
             yield lambda n: self._bars.advance(bar, n)
         finally:
             self._bars.remove_task(bar)
+            self._bars.update(self._between, visible=True)

@@ -100,9 +100,8 @@ def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
         if p.default is not p.empty
     }  # fmt: skip
     given = fake.calls[0][1]
-    if command != "inspect":
-        assert given.pop("progress") is not None
-    defaults.pop("progress", None)
+    assert given.pop("progress") is not None
+    defaults.pop("progress")
     assert given == {key: defaults[key] for key in given}
     assert set(given) == set(defaults)
 

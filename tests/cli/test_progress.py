@@ -36,9 +36,10 @@ def test_a_finished_task_is_gone_and_the_next_one_starts_at_nothing():
     with Bars(console) as bars:
         with bars.task("one", 10, "steps") as advance:
             advance(10)
-        assert bars._bars.tasks == []
+            assert [t.description for t in bars._bars.tasks if t.visible] == ["one"]
+        assert [t.description for t in bars._bars.tasks if t.visible] == ["working"]
         with bars.task("two", 10, "steps"):
-            (task,) = bars._bars.tasks
+            (task,) = [t for t in bars._bars.tasks if t.visible]
             assert str(Amount().render(task)) == "0 steps of 10 steps"
 
 
