@@ -12,7 +12,14 @@ from normsurgery.anatomy.names import NameMap, map_names, tied_names
 from normsurgery.anatomy.norms import find_norms
 from normsurgery.anatomy.stream import read_anatomy
 from normsurgery.anatomy.trace import trace
-from normsurgery.anatomy.twin import Twin, build_twin, load_config, meta_model, model_class_of
+from normsurgery.anatomy.twin import (
+    Twin,
+    build_twin,
+    load_config,
+    meta_model,
+    model_class_of,
+    single_thread,
+)
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import CheckpointError
 
@@ -33,6 +40,7 @@ class Examination:
     code_files: tuple[Path, ...] = ()
 
 
+@single_thread()
 def examine(
     checkpoint: Checkpoint, *, trust_remote_code: bool = False, tie: bool | None = None
 ) -> Examination:
@@ -58,7 +66,7 @@ def examine(
 def anatomy_of(twin: Twin) -> Anatomy:
     """Trace the twin and read its anatomy."""
     model = twin.model
-    norms = find_norms(model, twin.inputs)
+    norms = find_norms(model, twin.shapes)
     with Float64():
         recorded = trace(model, twin.inputs, norms=set(norms))
     tied: dict[str, tuple[str, ...]] = {}

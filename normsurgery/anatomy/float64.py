@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 
 class Float64(TorchFunctionMode):
@@ -38,9 +37,9 @@ class Float64(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.float:
             return args[0].double()
-        args, kwargs = tree_map(_widened, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        args = tuple(_widened(leaf) for leaf in args)
+        return func(*args, **{key: _widened(leaf) for key, leaf in (kwargs or {}).items()})
 
 
-def _widened(leaf: Any) -> Any:
-    return torch.float64 if leaf is torch.float32 else leaf
+def _widened(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument

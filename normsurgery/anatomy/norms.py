@@ -9,6 +9,7 @@ solved for from its outputs and then checked against its parameters, so that a c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,26 +49,29 @@ class Norm:
         return f"{self.name}.{self.bias}" if self.bias else None
 
 
-def find_norms(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Norm]:
-    """Every norm module that a forward of `model` (float64, eval) executes, by module name."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = [
-        module.register_forward_hook(_note_shape(shapes, name))
-        for name, module in model.named_modules()
-        if _may_be_norm(module)
-    ]
-    try:
-        with torch.no_grad(), Float64():
-            model(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+def find_norms(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Norm]:
+    """Every norm module of `model` (float64, eval) among those executed, by module name.
+
+    shapes: module name → shape of an input that it took (see `noted_shapes`).
+    """
     found: dict[str, Norm] = {}
     for name, shape in shapes.items():
         norm = read_norm(name, model.get_submodule(name), shape)
         if norm is not None:
             found[name] = norm
     return found
+
+
+@contextmanager
+def noted_shapes(model: nn.Module) -> Iterator[dict[str, tuple[int, ...]]]:
+    """While open, note the input shapes of modules that might be norms."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if _may_be_norm(module):
+                hook = module.register_forward_hook(_note_shape(shapes, name))
+                hooks.callback(hook.remove)
+        yield shapes
 
 
 def read_norm(name: str, module: nn.Module, shape: tuple[int, ...]) -> Norm | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination, save_twin
 from normsurgery.anatomy.probe import probe, run_outputs
-from normsurgery.anatomy.twin import quiet, relative_error
+from normsurgery.anatomy.twin import quiet, relative_error, single_thread
 from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.errors import VerificationError
 
@@ -49,6 +49,7 @@ class Proof:
         }
 
 
+@single_thread()
 def prove(
     examination: Examination,
     operate: Operate,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.anatomy.norms import noted_shapes
 from normsurgery.anatomy.shrink import shrink
 from normsurgery.errors import CheckpointError, UnsupportedModelError
 
@@ -31,11 +32,13 @@ class Twin:
     """A tiny model (float64, eval, every parameter random) with inputs for one forward.
 
     config: its configuration as JSON values; inputs: keyword arguments of its forward.
+    shapes: leaf module → shape of the input that it took, for the modules that may be norms.
     """
 
     model: Any
     config: dict[str, Any]
     inputs: dict[str, Tensor]
+    shapes: dict[str, tuple[int, ...]]
 
     @property
     def model_class(self) -> type:
@@ -121,11 +124,14 @@ def build_twin(model_class: type, config: Any, *, seed: int = 0, shrunk: bool = 
         ) from error
     model = model.double().eval()
     randomize(model, seed=seed)
-    return Twin(model, tiny, _runnable_inputs(model, seed))
+    inputs, shapes = _trial(model, seed)
+    return Twin(model, tiny, inputs, shapes)
 
 
-def _runnable_inputs(model: Any, seed: int) -> dict[str, Tensor]:
+def _trial(model: Any, seed: int) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
     """Inputs that the twin runs on: two rows, or one (classifiers without a pad token).
+
+    Also what shapes its leaf modules then saw.
 
     Raises UnsupportedModelError where the twin's forward fails on both.
     """
@@ -133,9 +139,9 @@ def _runnable_inputs(model: Any, seed: int) -> dict[str, Tensor]:
     for batch in (TWIN_BATCH, 1):
         try:
             inputs = example_inputs(model, batch=batch, length=TWIN_LENGTH, seed=seed)
-            with torch.no_grad(), Float64():
+            with noted_shapes(model) as shapes, torch.no_grad(), Float64():
                 model(**inputs)
-            return inputs
+            return inputs, shapes
         except Exception as error:  # whatever the model's own code raises
             reason = reason or " ".join(str(error).split())[:160]
     raise UnsupportedModelError(
@@ -196,6 +202,17 @@ def randomize(model: nn.Module, *, seed: int) -> None:
                 buffer.copy_(uniform(buffer, -0.5, 0.5))
             elif name.endswith("running_var"):
                 buffer.copy_(uniform(buffer, 0.5, 1.5))
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for torch: a twin's matrices are so small that more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

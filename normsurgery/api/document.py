@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.model import Anatomy
+from normsurgery.anatomy.model import NormSite
 from normsurgery.checkpoint import Checkpoint
 
 
@@ -28,14 +28,15 @@ def source_document(checkpoint: Checkpoint, architecture: str | None) -> dict[st
     }
 
 
-def norm_documents(anatomy: Anatomy) -> list[dict[str, Any]]:
+def norm_documents(checkpoint: Checkpoint, examination: Examination) -> list[dict[str, Any]]:
     """Every norm with its kind, role and width, in order of execution."""
+    anatomy = examination.anatomy
     return [
         {
             "name": site.name,
             "kind": site.norm.kind,
             "role": site.role,
-            "width": site.norm.width,
+            "width": _real_width(checkpoint, examination, site),
             "eps": site.norm.eps,
             "readers": [reader.weight for reader in site.readers],
         }
@@ -61,6 +62,21 @@ def part_documents(checkpoint: Checkpoint, examination: Examination) -> list[dic
         count["parameters"] += tensor.numel
         count["bytes"] += tensor.nbytes
     return [{"name": part, **count} for part, count in totals.items()]
+
+
+def _real_width(checkpoint: Checkpoint, examination: Examination, site: NormSite) -> int | None:
+    """The norm's width in the real model (the anatomy knows the twin's), None if nothing tells."""
+    reads = [(name, -1) for name in (site.norm.weight_name, site.norm.bias_name) if name]
+    reads += [(reader.weight, reader.in_dim) for reader in site.readers]
+    for stream in examination.anatomy.streams:
+        if site.name in stream.sites:
+            reads += [(writer.weight, writer.stream_dim) for writer in stream.writers]
+    for name, part in examination.names.parts.items():
+        axis = next((axis for read, axis in reads if read == part.parameter), None)
+        if axis is not None:
+            shape = checkpoint[name].shape
+            return shape[axis if axis < 0 else part.axis(axis)]
+    return None
 
 
 def _weight(checkpoint: Checkpoint, examination: Examination, prefix: str) -> dict[str, int]:

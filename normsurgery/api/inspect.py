@@ -59,7 +59,7 @@ def inspect(
         "source": source_document(checkpoint, examination.model_class.__name__),
         "blocks": block_documents(checkpoint, examination),
         "parts": part_documents(checkpoint, examination),
-        "norms": norm_documents(anatomy),
+        "norms": norm_documents(checkpoint, examination),
         "writers": _writers(examination),
         "readers": _readers(anatomy),
         "carried": dict(examination.names.carried),

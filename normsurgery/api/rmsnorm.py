@@ -217,18 +217,21 @@ def _why(request: Request, baked: list[NormSite], exclusive: bool) -> str:
 
 
 def _notes(examination: Examination, graft: Graft, loose: bool) -> tuple[str, ...]:
+    """What a user should know of the choices made and of what is not guaranteed."""
     anatomy = examination.anatomy
     notes = []
     for stream in anatomy.convertible():
-        for writer in stream.writers:
-            if writer.shared:
-                notes.append(
-                    f"tied head: {writer.weight} is read by {writer.shared} too; the tie is kept "
-                    "and the RMSNorm form centres the lookup (--untie writes the head out instead)"
-                )
+        shared = {writer.module: writer for writer in stream.writers if writer.shared}
+        notes += [
+            f"tied head: {writer.weight} stays as it is: {writer.shared} reads it too, and a "
+            "centred table would change the logits unless the final norm had a constant γ and "
+            "Σβ = 0; the RMSNorm form centres what is looked up (--untie writes the head out)"
+            for writer in shared.values()
+        ]
         notes += [
             f"the RMSNorm form subtracts the mean at the {door.at} of {door.module}: {door.reason}"
             for door in stream.online
+            if door.module not in shared
         ]
     if loose:
         notes.append("untied: the head has a table of its own now")

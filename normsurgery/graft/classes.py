@@ -11,7 +11,7 @@ from typing import Any
 
 from normsurgery.anatomy.examine import Examination, anatomy_of
 from normsurgery.anatomy.model import Anatomy
-from normsurgery.anatomy.twin import build_twin
+from normsurgery.anatomy.twin import build_twin, single_thread
 from normsurgery.errors import SurgeryError
 
 
@@ -37,6 +37,7 @@ def auto_classes(config: Any, model_class: type) -> dict[str, str]:
     return found
 
 
+@single_thread()
 def offered_classes(
     examination: Examination, *, folded: Collection[str] = ()
 ) -> tuple[dict[str, str], dict[str, str]]:

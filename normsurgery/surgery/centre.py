@@ -38,11 +38,9 @@ def centre_writers(
             if not writer.shared:
                 edits |= _centred_writer(source, names, writer)
     result = source.override(edits)
-    shared = [w.weight for s in anatomy.convertible() for w in s.writers if w.shared]
-    notes = [f"{name} is left as it is: the head reads it too" for name in shared]
     return result, receipt_of(
         "centre", source, result, changed=edits,
-        norms=norm_counts(anatomy), notes=notes,
+        norms=norm_counts(anatomy),
     )  # fmt: skip
 
 
