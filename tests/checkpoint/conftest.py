@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from normsurgery.checkpoint import Checkpoint, FileRecord, Staging, planned_bytes, write_weights
 
-CONFIG = {"model_type": "toy", "n_layer": 2, "zeta": [1, 2.5, None], "alpha": {"b": True}}
+CONFIG = {"model_type": "toy", "n_layer": 1, "zeta": [1, 2.5, None], "alpha": {"b": True}}
 SIDE_FILES = {"tokenizer.json": b'{"a": 1}\n', "LICENSE": b"free\n", "custom/code.py": b"x = 1\n"}
 
 
