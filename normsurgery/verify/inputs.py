@@ -22,7 +22,7 @@ from normsurgery.verify.text import TokenStream, load_tokenizer, read_text, toke
 IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
 _ROWS = 8
 _SAMPLES = 16  # images or sounds, where there is no text to count tokens of
-_BATCH_BYTES = 2**29
+_BATCH_BYTES = 2**27  # of logits in float64; there are a few copies of them
 Padding = Literal["natural", "right", "none"]
 _PROMPTS = 4
 _PROMPT_TOKENS = 16
