@@ -98,6 +98,11 @@ class Staging:
                 rename_new(self.path, self.destination)
         except FileExistsError:
             raise _taken(self.destination) from None
+        except OSError as error:
+            raise ResourceError(
+                f"{shown(self.destination.name)} could not be put in place: {error.strerror}",
+                "check the directory that it is in; what was there before is still there",
+            ) from None
         _sync(self.destination.parent)
 
     def keep(self, path: Path) -> None:
