@@ -58,6 +58,14 @@ class Recipe:
     step: Mapping[str, Any]
     settings: Mapping[str, Any]
 
+    @property
+    def trusts_code(self) -> bool:
+        return bool(self.settings.get("trust_remote_code", False))
+
+    @property
+    def allows_pickle(self) -> bool:
+        return bool(self.settings.get("allow_pickle", False))
+
     def to_dict(self) -> dict[str, Any]:
         """The resolved recipe, as a document shows it."""
         step = {"surgery": self.surgery, **self.step}

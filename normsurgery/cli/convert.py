@@ -5,6 +5,7 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.trust import announce_code
 
 
 def convert(
@@ -41,6 +42,7 @@ def convert(
       normsurgery convert ./my-model -o ./out --dry-run
       normsurgery convert ./my-model -o ./out --fold-affine --dtype bfloat16 --json
     """
+    announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
         result = normsurgery.convert(
             model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.trust import announce_code
 
 
 def inspect(
@@ -25,6 +26,7 @@ def inspect(
       normsurgery inspect ./my-model --health
       normsurgery inspect ./my-model --json | jq '.surgeries'
     """
+    announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
         result = normsurgery.inspect(
             model,

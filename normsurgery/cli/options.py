@@ -101,7 +101,7 @@ Traceback = Annotated[
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(
-        "--trust-remote-code", help="Run the modeling files in MODEL; they are named first."
+        "--trust-remote-code", help="Run the checkpoint's own modeling files; they are named first."
     ),
 ]
 AllowPickle = Annotated[

@@ -5,6 +5,8 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.trust import announce_code
+from normsurgery.recipe import read_recipe
 
 
 def run(
@@ -22,8 +24,9 @@ def run(
       normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2 --set output=./out
       normsurgery run recipes/gpt2-to-rmsnorm.yaml --dry-run
     """
+    changes = tuple(overrides or ())
+    checked = read_recipe(recipe, changes)
+    announce_code(checked.source, trusted=checked.trusts_code, allow_pickle=checked.allows_pickle)
     with working() as progress:
-        result = normsurgery.run(
-            recipe, overrides=tuple(overrides or ()), dry_run=dry_run, progress=progress
-        )
+        result = normsurgery.run(recipe, overrides=changes, dry_run=dry_run, progress=progress)
     show(result.to_dict(), as_json=json)

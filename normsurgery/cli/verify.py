@@ -5,6 +5,7 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.trust import announce_code
 
 
 def verify(
@@ -33,6 +34,7 @@ def verify(
       normsurgery verify ./my-model ./out --dtype float64 --against-float64
       normsurgery verify ./my-model ./out --data held-out.txt --tokens 4096 --json
     """
+    announce_code(reference, candidate, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
         result = normsurgery.verify(
             reference,

@@ -11,9 +11,11 @@ import pytest
 import normsurgery
 from normsurgery.cli import main
 from normsurgery.cli.app import app
-from tests.cli.invoke import Fake
+from tests.cli.invoke import ROOT, Fake
 from tests.report import documents
 
+MODEL = str(ROOT / "tests" / "data" / "tiny-gpt2-6x96")
+RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inspect": documents.inspect_document,
     "convert": documents.convert_document,
@@ -21,10 +23,10 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "run": documents.convert_document,
 }
 NEEDED = {
-    "inspect": ["gpt2"],
-    "convert": ["gpt2", "-o", "out"],
-    "verify": ["a", "b"],
-    "run": ["r.yaml"],
+    "inspect": [MODEL],
+    "convert": [MODEL, "-o", "out"],
+    "verify": [MODEL, MODEL],
+    "run": [RECIPE],
 }
 OPTIONS = [
     ("inspect", "--health", "health", True),
@@ -56,7 +58,7 @@ OPTIONS = [
     ("verify", "--seed=3", "seed", 3),
     ("verify", "--trust-remote-code", "trust_remote_code", True),
     ("verify", "--allow-pickle", "allow_pickle", True),
-    ("run", "--set=a=1", "overrides", ("a=1",)),
+    ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
 ]
 
