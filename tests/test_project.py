@@ -16,7 +16,8 @@ def test_readme_lists_every_exit_code_of_the_errors():
     from normsurgery import errors
     from normsurgery.cli.main import INTERRUPTED
 
-    kinds = [errors.SurgeryError, *errors.SurgeryError.__subclasses__()]
+    base = errors.SurgeryError
+    kinds: list[type[errors.SurgeryError]] = [base, *base.__subclasses__()]
     codes = {0, INTERRUPTED, *(kind.exit_code for kind in kinds)}
     rows = re.findall(r"^\| (\d+) \|", read("README.md"), re.M)
     assert {int(code) for code in rows} == codes
