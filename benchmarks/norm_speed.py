@@ -24,7 +24,7 @@ import torch
 import transformers
 
 import normsurgery
-from normsurgery.anatomy.twin import quiet
+from normsurgery.anatomy.runtime import quiet
 from normsurgery.graft.load import load_graft_class
 
 

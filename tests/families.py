@@ -170,7 +170,8 @@ def build(family: str, directory: Path, *, seed: int = 0, dtype: str = "float32"
     import torch
     import transformers
 
-    from normsurgery.anatomy.twin import quiet, randomize
+    from normsurgery.anatomy.runtime import quiet
+    from normsurgery.anatomy.twin import randomize
 
     class_name, config_name, values = FAMILIES[family]
     with quiet():

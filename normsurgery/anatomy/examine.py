@@ -10,16 +10,10 @@ from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.model import Anatomy
 from normsurgery.anatomy.names import NameMap, map_names, tied_names
 from normsurgery.anatomy.norms import find_norms
+from normsurgery.anatomy.runtime import single_thread
 from normsurgery.anatomy.stream import read_anatomy
 from normsurgery.anatomy.trace import trace
-from normsurgery.anatomy.twin import (
-    Twin,
-    build_twin,
-    load_config,
-    meta_model,
-    model_class_of,
-    single_thread,
-)
+from normsurgery.anatomy.twin import Twin, build_twin, load_config, meta_model, model_class_of
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import CheckpointError
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination, save_twin
 from normsurgery.anatomy.probe import probe, run_outputs
-from normsurgery.anatomy.twin import quiet, relative_error, single_thread
+from normsurgery.anatomy.runtime import quiet, single_thread
+from normsurgery.anatomy.twin import relative_error
 from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.errors import VerificationError
 

@@ -24,6 +24,9 @@ INNER = (
 POSITIONS = (
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_target_positions",
 )  # fmt: skip
+DEPTHS = (
+    "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers",
+)  # fmt: skip
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
 TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION = 64, 16, 24
@@ -31,12 +34,17 @@ TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION = 64, 16, 24
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
 
 
-def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A tiny copy of a configuration dictionary (with defaults filled in); nested ones too."""
-    tiny: dict[str, Any] = {
-        key: shrink(value) if isinstance(value, Mapping) and _is_config(value) else value
-        for key, value in config.items()
-    }
+def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, Any]:
+    """A tiny copy of a configuration dictionary (with defaults filled in); nested ones too.
+
+    depth: blocks to keep of each stack; None keeps all.
+    """
+    tiny: dict[str, Any] = dict(config)
+    for key, value in config.items():
+        if isinstance(value, Mapping) and _is_config(value):
+            tiny[key] = shrink(value, depth=depth)
+    if depth is not None:
+        _shrink_depth(tiny, depth)
     _shrink_widths(tiny)
     _shrink_width_lists(tiny)
     _shrink_vocabulary(tiny)
@@ -56,6 +64,20 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_config(value: Mapping[str, Any]) -> bool:
     return "model_type" in value or any(key in value for key in HIDDEN)
+
+
+def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
+    """Keep the first blocks; lists with an entry a block are cut with them."""
+    full = {tiny[key] for key in DEPTHS if isinstance(tiny.get(key), int)}
+    for key, value in tiny.items():
+        if key in DEPTHS and isinstance(value, int):
+            tiny[key] = min(value, depth)
+        elif isinstance(value, list) and len(value) in full and not _is_shape(key):
+            tiny[key] = value[:depth]
+
+
+def _is_shape(key: str) -> bool:
+    return key.endswith(("_token_id", "_ids", "_size", "_sizes"))
 
 
 def _shrink_widths(tiny: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +17,9 @@ from torch import Tensor, nn
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.anatomy.norms import noted_shapes
+from normsurgery.anatomy.runtime import quiet
 from normsurgery.anatomy.shrink import shrink
 from normsurgery.errors import CheckpointError, UnsupportedModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TWIN_BATCH, TWIN_LENGTH = 2, 11
 
@@ -104,13 +101,12 @@ def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = Fa
     return mapped[0] if isinstance(mapped, tuple) else mapped  # type: ignore[no-any-return]
 
 
-def build_twin(model_class: type, config: Any, *, seed: int = 0, shrunk: bool = True) -> Twin:
-    """Build the twin of `config`; with shrunk False at full size (for models that are tiny).
+def build_twin(model_class: type, config: Any, *, seed: int = 0, depth: int | None = None) -> Twin:
+    """Build the twin of `config`. depth: blocks to keep of each stack; None keeps all.
 
     Raises UnsupportedModelError where the class cannot be built from the shrunken config.
     """
-    values = config.to_dict()
-    tiny = shrink(values) if shrunk else values
+    tiny = shrink(config.to_dict(), depth=depth)
     try:
         with quiet():
             tiny_config = type(config).from_dict(copy.deepcopy(tiny))
@@ -202,30 +198,6 @@ def randomize(model: nn.Module, *, seed: int) -> None:
                 buffer.copy_(uniform(buffer, -0.5, 0.5))
             elif name.endswith("running_var"):
                 buffer.copy_(uniform(buffer, 0.5, 1.5))
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread for torch: a twin's matrices are so small that more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' remarks about tiny or converted models off the terminal."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def relative_error(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from normsurgery.anatomy.examine import Examination, anatomy_of
 from normsurgery.anatomy.model import Anatomy
-from normsurgery.anatomy.twin import build_twin, single_thread
+from normsurgery.anatomy.runtime import single_thread
+from normsurgery.anatomy.twin import Twin, build_twin
 from normsurgery.errors import SurgeryError
 
 
@@ -64,7 +65,7 @@ def _why_not(
     if model_class is None:
         return "transformers cannot build it here"
     try:
-        anatomy = anatomy_of(build_twin(model_class, examination.config))
+        anatomy = anatomy_of(_shallow_twin(model_class, examination.config))
     except SurgeryError as error:
         return error.message
     reason = anatomy.why_not()
@@ -82,6 +83,14 @@ def _why_not(
         if site.unfoldable and site.name.removeprefix(prefix) in moved:
             return f"{site.name} has lost its γ and β, and {site.unfoldable}"
     return None
+
+
+def _shallow_twin(model_class: type, config: Any) -> Twin:
+    """A twin of two blocks a stack: heads do not differ by depth. All blocks where two won't do."""
+    try:
+        return build_twin(model_class, config, depth=2)
+    except SurgeryError:
+        return build_twin(model_class, config)
 
 
 def _outline(anatomy: Anatomy, prefix: str) -> set[tuple[str, str]]:

@@ -11,69 +11,57 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-_SLAB_ELEMENTS = 4 << 20  # 32 MiB in float64
+_SLAB_ELEMENTS = 256 << 10  # 2 MiB in float64: a slab stays in the processor's cache
 
 
-def _slabs(tensor: Tensor, along: int) -> Iterator[tuple[slice, ...]]:
-    """Index tuples that cut `tensor` along one axis into pieces of bounded size."""
-    step = max(1, _SLAB_ELEMENTS * tensor.shape[along] // max(1, tensor.numel()))
-    for start in range(0, tensor.shape[along], step):
-        yield (slice(None),) * along + (slice(start, start + step),)
-
-
-def in_slabs(tensor: Tensor, function: Callable[[Tensor, slice], Tensor], *, along: int) -> Tensor:
-    """Apply `function(piece in float64, its slice along the axis)` piece by piece."""
+def in_slabs(tensor: Tensor, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """Apply `function(slab in float64, its rows)` along the first axis, rounding each slab once."""
     result = torch.empty_like(tensor)
-    for index in _slabs(tensor, along):
-        piece = tensor[index].double()
-        result[index] = function(piece, index[-1]).to(tensor.dtype)
+    for rows in _slabs(tensor):
+        result[rows] = function(tensor[rows].double(), rows)
     return result
 
 
-def centred(weight: Tensor, *, dim: int) -> Tensor:
-    """Subtract the mean along `dim`: P W of math.md §1, P = I − 11ᵀ/d."""
-    if weight.dim() == 1:
-        wide = weight.double()
-        return (wide - wide.mean()).to(weight.dtype)
-    other = _widest_other(weight, dim)
-    return in_slabs(weight, lambda piece, _: piece - piece.mean(dim, keepdim=True), along=other)
+def _slabs(tensor: Tensor) -> Iterator[slice]:
+    step = max(1, _SLAB_ELEMENTS * tensor.shape[0] // max(1, tensor.numel()))
+    for start in range(0, tensor.shape[0], step):
+        yield slice(start, start + step)
 
 
-def scaled_and_centred(weight: Tensor, scale: Tensor, *, dim: int) -> Tensor:
-    """P diag(scale) W: a per-channel gain folded into its writer, then centred. scale: [d]."""
-    gain = _aligned(scale.double(), dim, weight)
-    if weight.dim() == 1:
-        wide = weight.double() * gain
-        return (wide - wide.mean()).to(weight.dtype)
-    other = _widest_other(weight, dim)
+def centred(weight: Tensor, *, dim: int, scale: Tensor | None = None) -> Tensor:
+    """P W, or P diag(scale) W: the mean along `dim` subtracted (math.md §1), P = I − 11ᵀ/d.
 
-    def fold(piece: Tensor, _: slice) -> Tensor:
-        wide = piece * gain
-        return wide - wide.mean(dim, keepdim=True)
+    scale: [d], a per-channel gain that is folded in first (LayerScale).
+    """
 
-    return in_slabs(weight, fold, along=other)
+    def gained(slab: Tensor, rows: slice) -> Tensor:
+        return slab if scale is None else slab * _gain(scale, dim, weight, rows)
+
+    if dim > 0:
+        return in_slabs(weight, lambda slab, rows: _zero_mean(gained(slab, rows), dim))
+    # The mean runs over all slabs; a vector is a matrix with one column.
+    sums = [gained(weight[rows].double(), rows).sum(0) for rows in _slabs(weight)]
+    mean = torch.stack(sums).sum(0) / weight.shape[0]
+    return in_slabs(weight, lambda slab, rows: gained(slab, rows) - mean)
+
+
+def _zero_mean(slab: Tensor, dim: int) -> Tensor:
+    return slab - slab.mean(dim, keepdim=True)
 
 
 def scaled(weight: Tensor, scale: Tensor, *, dim: int) -> Tensor:
     """W diag(scale) with the gain along `dim`: γ folded into a reader. scale: [d]."""
-    gain = _aligned(scale.double(), dim, weight)
-    other = _widest_other(weight, dim)
-    return in_slabs(weight, lambda piece, _: piece * gain, along=other)
+    return in_slabs(weight, lambda slab, rows: slab * _gain(scale, dim, weight, rows))
 
 
 def contracted(weight: Tensor, vector: Tensor, *, dim: int) -> Tensor:
     """W v along `dim`, in float64: what a norm's β adds to its reader's output. vector: [d]."""
     wide = vector.double()
-    if weight.dim() == 1:
-        return (weight.double() * wide).sum()
-    other = _widest_other(weight, dim)
-    shape = [size for axis, size in enumerate(weight.shape) if axis != dim]
-    result = torch.zeros(shape, dtype=torch.float64)
-    kept = other - (other > dim)
-    for index in _slabs(weight, other):
-        piece = torch.tensordot(weight[index].double(), wide, dims=([dim], [0]))
-        result[(slice(None),) * kept + (index[-1],)] = piece
-    return result
+    slabs = ((weight[rows].double(), rows) for rows in _slabs(weight))
+    if dim == 0:
+        parts = [torch.tensordot(wide[rows], slab, dims=([0], [0])) for slab, rows in slabs]
+        return torch.stack(parts).sum(0)
+    return torch.cat([torch.tensordot(slab, wide, dims=([dim], [0])) for slab, _ in slabs])
 
 
 def without_last(weight: Tensor, *, dim: int) -> Tensor:
@@ -88,13 +76,8 @@ def minus_last(weight: Tensor, *, dim: int) -> Tensor:
     return (rest.double() - last).to(weight.dtype).contiguous()
 
 
-def _aligned(vector: Tensor, dim: int, like: Tensor) -> Tensor:
+def _gain(scale: Tensor, dim: int, like: Tensor, rows: slice) -> Tensor:
+    """The gain along `dim`, shaped to multiply the slab `like[rows]`."""
     view = [1] * like.dim()
     view[dim] = -1
-    return vector.reshape(view)
-
-
-def _widest_other(tensor: Tensor, dim: int) -> int:
-    """An axis other than `dim` to cut along, the longest one."""
-    others = [axis for axis in range(tensor.dim()) if axis != dim]
-    return max(others, key=lambda axis: tensor.shape[axis])
+    return scale.double()[rows if dim == 0 else slice(None)].reshape(view)

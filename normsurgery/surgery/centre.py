@@ -18,7 +18,7 @@ from normsurgery.anatomy.model import Anatomy, Writer
 from normsurgery.anatomy.names import NameMap
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import UnsupportedModelError
-from normsurgery.surgery.algebra import centred, scaled_and_centred
+from normsurgery.surgery.algebra import centred
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -68,9 +68,7 @@ def _centre(source: Checkpoint, name: str, dim: int, scale: LazyTensor | None) -
     if scale is None:
         return tensor.map(partial(centred, dim=dim), by_rows=by_rows)
     gain = scale
-    return tensor.map(
-        lambda weight: scaled_and_centred(weight, gain.load(), dim=dim), by_rows=by_rows
-    )
+    return tensor.map(lambda weight: centred(weight, dim=dim, scale=gain.load()), by_rows=by_rows)
 
 
 def _whole(source: Checkpoint, names: NameMap, parameter: str) -> LazyTensor:

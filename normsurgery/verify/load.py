@@ -12,12 +12,12 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from normsurgery.anatomy.runtime import quiet
 from normsurgery.verify.sources import ModelSource, class_of, stored_dtype, weight_bytes
 
 # Activations, the KV cache and the allocator's slack, beside the weights.
@@ -97,7 +97,7 @@ def load_model(
     limits = _limits(source.directory, dtype, device, memory_limit_bytes)
     if limits is not None:
         options |= {"device_map": "auto", "max_memory": limits, "offload_folder": str(scratch)}
-    with quiet_transformers():
+    with quiet():
         model, info = class_of(source).from_pretrained(str(source.directory), **options)
     model.eval()
     report = _report(info)
@@ -172,23 +172,3 @@ def _free_bytes() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bars and no load report on stderr: our own report says the same."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    offload = getLogger("accelerate.big_modeling")
-    level = offload.level
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    offload.setLevel(ERROR)
-    try:
-        yield
-    finally:
-        offload.setLevel(level)
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

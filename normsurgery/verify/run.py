@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from normsurgery.anatomy.runtime import quiet
 from normsurgery.verify.inputs import IGNORED, Batch
-from normsurgery.verify.load import quiet_transformers
 
 # Not what the model promises: internals, or (loss) a function of the logits.
 _INTERNAL = {
@@ -141,7 +141,7 @@ def generate(
     )
     try:
         # The mixin's own loop: Whisper's wraps it in seeking, fallbacks and forced tokens.
-        with torch.inference_mode(), quiet_transformers():
+        with torch.inference_mode(), quiet():
             result = GenerationMixin.generate(model, **_placed(inputs, dtype, device))
     finally:
         model.generation_config = own

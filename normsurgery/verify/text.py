@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from normsurgery.anatomy.runtime import quiet
 from normsurgery.errors import UsageError
-from normsurgery.verify.load import quiet_transformers
 
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
@@ -85,7 +85,7 @@ def load_tokenizer(directory: Path, *, trust_remote_code: bool) -> Any | None:
 
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         return None
-    with quiet_transformers():
+    with quiet():
         return AutoTokenizer.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -116,6 +116,6 @@ def tokenize(tokenizer: Any, text: str, *, vocabulary: int) -> TokenStream | str
 
 
 def _encode(tokenizer: Any, text: str, *, specials: bool) -> list[int]:
-    with quiet_transformers():  # longer than the model's context: it is cut into rows below
+    with quiet():  # longer than the model's context: it is cut into rows below
         ids: list[int] = tokenizer(text, add_special_tokens=specials)["input_ids"]
     return ids

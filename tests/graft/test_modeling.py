@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import normsurgery
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
-from normsurgery.anatomy.twin import quiet
+from normsurgery.anatomy.runtime import quiet
 
 FAMILIES = ("gpt2", "gpt_neox", "olmo", "nemotron", "bloom", "vit", "whisper", "clip")
 

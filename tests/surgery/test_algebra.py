@@ -39,7 +39,7 @@ def test_layer_scale_goes_in_before_the_projection(shape, data):
     view = [1] * len(shape)
     view[dim] = -1
     expected = algebra.centred(weight * scale.view(view), dim=dim)
-    assert torch.allclose(algebra.scaled_and_centred(weight, scale, dim=dim), expected, atol=1e-12)
+    assert torch.allclose(algebra.centred(weight, dim=dim, scale=scale), expected, atol=1e-12)
 
 
 @given(shape=shapes, data=st.data())
