@@ -155,12 +155,8 @@ def _sabotage(model: Any, source: Any) -> None:
                 continue
             changed = changed or not torch.equal(before, parameter)
             parameter.copy_(before)
-        if not _is_stock(model) and changed:
+        if changed and type(model) is not type(source):
             return
         victim = max(model.parameters(), key=lambda p: p.numel() if p.dim() == 2 else 0)
         noise = torch.randn(victim.shape, generator=generator, dtype=victim.dtype)
         victim += 1e-2 * noise * victim.std()
-
-
-def _is_stock(model: Any) -> bool:
-    return type(model).__module__.startswith("transformers.")

@@ -54,11 +54,13 @@ def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
         with quiet():
             return AutoConfig.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises ValueError, TypeError, StrictDataclassError …
-        reason = " ".join(str(error).split())[:200]
-        if "trust_remote_code" in reason:
+        text = " ".join(str(error).split())
+        reason = text[:200]
+        if "trust_remote_code" in text:
+            files = ", ".join(sorted(file.name for file in Path(directory).glob("*.py")))
             raise UnsupportedModelError(
-                "the model's code is in the checkpoint, not in transformers",
-                "read it, then pass --trust-remote-code",
+                f"the model's code is in the checkpoint, not in transformers: {files}",
+                "read these files, then pass --trust-remote-code to run them",
             ) from error
         if "model type" in reason or "model_type" in reason:
             raise UnsupportedModelError(

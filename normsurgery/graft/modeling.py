@@ -31,11 +31,11 @@ def modeling_file(
     config_class, model_type, guard: for an exclusive graft, the stock configuration class, the
     new model type, and the config key that the stock class must not be able to read.
     """
-    base = "transformers." if origin == "transformers" else "stock."
+    stock = "transformers." if origin == "transformers" else "Stock"
     tables = _tables(plan, modules, parameters, prefix)
     pieces = [
         _header(plan, source, classes),
-        _imports(origin, plan),
+        _imports(origin, classes, config_class, plan),
         *(f"# {comment}\n{name} = {_literal(value)}" for name, comment, value in tables),
         templates.CRMSNORM if plan.narrowed else _rms_norm(plan),
         templates.CENTRED if plan.centred_outputs or plan.centred_inputs else "",
@@ -44,9 +44,9 @@ def modeling_file(
         templates.NARROW if plan.narrowed else "",
         templates.LOOKUP,
         _graft(plan),
-        templates.config(base + config_class, model_type, guard) if guard else "",
+        templates.config(stock + config_class, model_type, guard) if guard else "",
         templates.GRAFTED,
-        *(_model(base + name, name, exclusive=plan.exclusive) for name in classes),
+        *(_model(stock + name, name, exclusive=plan.exclusive) for name in classes),
     ]
     return _spaced([piece.strip("\n") for piece in pieces if piece])
 
@@ -108,14 +108,16 @@ def _header(plan: GraftPlan, source: str, classes: Sequence[str]) -> str:
     )
 
 
-def _imports(origin: str, plan: GraftPlan) -> str:
+def _imports(origin: str, classes: Sequence[str], config_class: str, plan: GraftPlan) -> str:
     lines = ["import json"] if plan.exclusive else []
     lines += ["import re", ""]
     lines += ["import torch"] if plan.narrowed else []
-    lines += ["import transformers", "from torch import nn"]
+    lines += ["import transformers"] if origin == "transformers" else []
+    lines += ["from torch import nn"]
     lines += [] if plan.narrowed else ["from torch.nn import functional as F"]
-    if origin != "transformers":
-        lines += ["", f"from . import {origin} as stock"]
+    if origin != "transformers":  # one line a name: transformers looks for this form
+        needed = [*classes, *([config_class] if plan.exclusive else [])]
+        lines += ["", *(f"from .{origin} import {name} as Stock{name}" for name in needed)]
     return "\n".join(lines)
 
 
