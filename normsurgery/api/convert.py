@@ -17,6 +17,7 @@ from normsurgery.checkpoint import (
     Checkpoint,
     FileRecord,
     Staging,
+    check_destination,
     hash_files,
     open_checkpoint,
     planned_bytes,
@@ -91,16 +92,20 @@ def convert(
         Path(output), overwrite, parse_size(max_shard_size), verify, keep_failed, allow_nonfinite,
         device, data, seed, progress or Silent(),
     )  # fmt: skip
+    check_destination(writing.output, overwrite=overwrite, source=None)  # before any download
     checkpoint = open_checkpoint(model, allow_pickle=allow_pickle)
+    check_destination(writing.output, overwrite=overwrite, source=checkpoint.directory)
     request = Request(to, target, fold_affine, untie, dtype)
     operation = plan_operation(checkpoint, request, trust_remote_code=trust_remote_code)
     proof = operation.prove()
     result, receipts = operation.operate(checkpoint)
     document = _document(checkpoint, operation, receipts, proof)
+    recipe = {"source": checkpoint.model_id, "steps": [{"surgery": "convert", **vars(request)}]}
     if dry_run:
         document["plan"] = _plan(checkpoint, result, receipts, writing)
     else:
-        document |= _write(checkpoint, result, operation, document, writing)
+        papers = {**document, "recipe": recipe}
+        document |= _write(checkpoint, result, operation, papers, writing)
     document["seconds"] = round(time.monotonic() - started, 3)
     document["peak_memory_bytes"] = peak_memory_bytes()
     return ConvertResult(document)
@@ -118,7 +123,7 @@ def _document(
         "target": {
             "form": operation.form,
             "architecture": architecture,
-            "auto_class": operation.graft.main_auto_class,
+            "auto_class": operation.graft.auto_class,
             "auto_classes": list(operation.graft.classes),
             "engines": ["transformers"],
             "why": operation.why,
@@ -201,7 +206,11 @@ def _verification(
     from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
 
     options = VerifyOptions(
-        data=writing.data, device=writing.device, seed=writing.seed, contract="exact"
+        data=writing.data,
+        device=writing.device,
+        seed=writing.seed,
+        contract="exact",
+        outputs=operation.guaranteed_outputs,
     )
     source = ModelSource(checkpoint.directory, operation.examination.model_class)
     reference = run_reference(source, options, progress=writing.progress)
@@ -251,8 +260,9 @@ def _write_papers(
     text = json.dumps(papers, indent=2, ensure_ascii=False) + "\n"
     (staged / "surgery.json").write_text(text, encoding="utf-8")
     card = staged / "README.md"
-    source_card = card.read_text(encoding="utf-8") if card.is_file() else None
-    card.write_text(model_card(papers, source_card, notes=operation.notes), encoding="utf-8")
+    text_of = {"encoding": "utf-8", "errors": "surrogateescape"}  # a card's odd bytes are kept
+    source_card = card.read_text(**text_of) if card.is_file() else None
+    card.write_text(model_card(papers, source_card, notes=operation.notes), **text_of)
 
 
 def _versions() -> dict[str, str]:

@@ -57,6 +57,12 @@ class Operation:
     centred: dict[str, int]
     notes: tuple[str, ...]
 
+    @property
+    def guaranteed_outputs(self) -> tuple[str, ...]:
+        """Outputs of the top level that keep their values."""
+        anatomy = self.examination.anatomy
+        return tuple(name for name in anatomy.outputs if name not in anatomy.exposed)
+
     def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
         """The result and a receipt for each step."""
         receipts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,9 @@ class Graft:
     guard: tuple[str, int] | None = None
 
     @property
-    def main_auto_class(self) -> str:
+    def auto_class(self) -> str:
         """The Auto class that opens the checkpoint's own class."""
-        own = [auto for auto, name in self.classes.items() if name == self.class_name]
-        return next((auto for auto in own if auto != "AutoModelForPreTraining"), "AutoModel")
+        return main_auto_class(self.classes, self.class_name)
 
     def attach(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with the file beside it and the config that points to it."""
@@ -84,6 +83,7 @@ def make_graft(
     text = modeling_file(
         plan,
         source=source,
+        auto_class=main_auto_class(offered, own),
         classes=names,
         modules=[name for name, _ in model.named_modules() if name],
         parameters=[name for name, _ in model.named_parameters(remove_duplicate=False)],
@@ -94,6 +94,12 @@ def make_graft(
         guard=guard[0] if guard else None,
     )
     return Graft(file, text, own, offered, refused, edits, guard)
+
+
+def main_auto_class(classes: Mapping[str, str], class_name: str) -> str:
+    """An Auto class that opens `class_name`; the pre-training one is the last choice."""
+    own = [auto for auto, name in classes.items() if name == class_name]
+    return next((auto for auto in own if auto != "AutoModelForPreTraining"), "AutoModel")
 
 
 def _guard(config: Any) -> tuple[str, int]:

@@ -15,6 +15,7 @@ def modeling_file(
     plan: GraftPlan,
     *,
     source: str,
+    auto_class: str,
     classes: Sequence[str],
     modules: Sequence[str],
     parameters: Sequence[str],
@@ -26,15 +27,16 @@ def modeling_file(
 ) -> str:
     """The text of `modeling_rmsnorm.py` (or `modeling_crmsnorm.py`).
 
-    source: model id, for the header. classes: stock classes to subclass; they are imported from
-    `origin`. modules, parameters: all names of the source's class. prefix: of its base model.
+    source, auto_class: model id and Auto class, for the header. classes: stock classes to
+    subclass, imported from `origin`. modules, parameters: all names of the source's class.
+    prefix: of its base model.
     config_class, model_type, guard: for an exclusive graft, the stock configuration class, the
     new model type, and the config key that the stock class must not be able to read.
     """
     stock = "transformers." if origin == "transformers" else "Stock"
     tables = _tables(plan, modules, parameters, prefix)
     pieces = [
-        _header(plan, source, classes),
+        _header(plan, source, auto_class, classes),
         _imports(origin, classes, config_class, plan),
         *(f"# {comment}\n{name} = {_literal(value)}" for name, comment, value in tables),
         templates.CRMSNORM if plan.narrowed else _rms_norm(plan),
@@ -99,11 +101,12 @@ def _literal(value: Mapping[str, Any] | tuple[str, ...]) -> str:
     return "(\n" + "".join(f'    r"{pattern}",\n' for pattern in value) + ")"
 
 
-def _header(plan: GraftPlan, source: str, classes: Sequence[str]) -> str:
+def _header(plan: GraftPlan, source: str, auto_class: str, classes: Sequence[str]) -> str:
     return templates.HEADER.format(
         model=classes[0],
         kind="CRMSNorm" if plan.narrowed else "RMSNorm",
         source=source,
+        auto_class=auto_class,
         ways=templates.ONE_WAY if plan.exclusive else templates.TWO_WAYS,
     )
 

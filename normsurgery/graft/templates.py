@@ -10,8 +10,8 @@ Made by normsurgery from {source}.
 Every writer to the stream is centred, so its mean is zero and LayerNorm(x) = RMSNorm(x)
 (arXiv 2305.14858). {ways}
 
-    from transformers import AutoModel  # or the Auto class of your task
-    AutoModel.from_pretrained(PATH, trust_remote_code=True)
+    from transformers import {auto_class}
+    {auto_class}.from_pretrained(PATH, trust_remote_code=True)
 """'''
 ONE_WAY = "The weights fit this class only; the stock class refuses them."
 TWO_WAYS = "The same weights open in the stock class too."

@@ -87,7 +87,7 @@ def remote(tmp_path):
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config))
     generator = torch.Generator().manual_seed(0)
-    shapes = {"model.wte.weight": (50, 32), "lm_head.weight": (50, 32)}
+    shapes: dict[str, tuple[int, ...]] = {"model.wte.weight": (50, 32), "lm_head.weight": (50, 32)}
     for i in range(2):
         shapes |= {f"model.blocks.{i}.{name}": shape for name, shape in {
             "norm.weight": (32,), "norm.bias": (32,), "up.weight": (96, 32), "up.bias": (96,),
