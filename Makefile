@@ -1,7 +1,7 @@
 # Everything here works in a fresh clone with nothing but make and Python ≥ 3.10.
 PYTHON ?= python3
 # Where torch comes from. The default build on Linux needs gigabytes of CUDA libraries; for a CPU
-# only: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# only: make test TORCH_INDEX=URL, with the address of the CPU-only index that PyTorch names.
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin

@@ -64,12 +64,16 @@ class NameMap:
             if self.tied.get(part.parameter, part.parameter) == group
         ]
         if not found:
-            joint = next((name for name, held in self.joins.items() if parameter in held), "disk")
             raise UnsupportedModelError(
-                f"{parameter} is stored as a piece of {joint}, which this surgery cannot edit",
-                "leave out --fold-affine: the writers are not stored like this",
+                f"{parameter} is stored as a piece of {self.joint(parameter)}, "
+                "which this surgery cannot edit",
+                "normsurgery inspect MODEL   # what does apply",
             )
         return found
+
+    def joint(self, parameter: str) -> str | None:
+        """The tensor on disk that concatenates the parameter with others, if one does."""
+        return next((name for name, held in self.joins.items() if parameter in held), None)
 
     def held_by(self, name: str) -> set[str]:
         """The parameters that a tensor on disk holds."""

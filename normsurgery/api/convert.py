@@ -51,6 +51,7 @@ class _Writing:
     verify: bool
     keep_failed: bool
     allow_nonfinite: bool
+    allow_pickle: bool
     device: str
     data: str | Path | None
     seed: int
@@ -90,7 +91,7 @@ def convert(
     started = time.monotonic()
     writing = _Writing(
         Path(output), overwrite, parse_size(max_shard_size), verify, keep_failed, allow_nonfinite,
-        device, data, seed, progress or Silent(),
+        allow_pickle, device, data, seed, progress or Silent(),
     )  # fmt: skip
     check_destination(writing.output, overwrite=overwrite, source=None)  # before any download
     checkpoint = open_checkpoint(model, allow_pickle=allow_pickle)
@@ -212,7 +213,9 @@ def _verification(
         contract="exact",
         outputs=operation.guaranteed_outputs,
     )
-    source = ModelSource(checkpoint.directory, operation.examination.model_class)
+    source = ModelSource(
+        checkpoint.directory, operation.examination.model_class, allow_pickle=writing.allow_pickle
+    )
     reference = run_reference(source, options, progress=writing.progress)
     found: dict[str, Any] = {}
     for form, class_of in operation.forms.items():

@@ -64,7 +64,7 @@ def inspect(
         "readers": _readers(anatomy),
         "carried": dict(examination.names.carried),
         "health": _health(checkpoint, progress or Silent()) if health else None,
-        "surgeries": surgeries(anatomy),
+        "surgeries": surgeries(examination),
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -94,12 +94,13 @@ def _readers(anatomy: Anatomy) -> list[dict[str, Any]]:
     ]
 
 
-def surgeries(anatomy: Anatomy) -> list[dict[str, Any]]:
+def surgeries(examination: Examination) -> list[dict[str, Any]]:
     """Every surgery that this version offers: whether it applies, to what, and why not."""
+    anatomy = examination.anatomy
     reason = anatomy.why_not()
     checks: list[tuple[str, str, Callable[[], str | None]]] = [
         ("convert --to rmsnorm", "stock", lambda: None),
-        ("convert --to rmsnorm --fold-affine", "stock", lambda: _why_not_fold(anatomy)),
+        ("convert --to rmsnorm --fold-affine", "stock", lambda: _why_not_fold(examination)),
         ("convert --to rmsnorm --target graft", "graft", lambda: None),
         ("convert --to rmsnorm --untie", "stock", lambda: _why_not_untie(anatomy)),
         ("convert --to crmsnorm", "graft", lambda: why_not_crmsnorm_untied(anatomy)),
@@ -113,7 +114,7 @@ def surgeries(anatomy: Anatomy) -> list[dict[str, Any]]:
                 "applies": why is None,
                 "contract": "exact",
                 "target": target,
-                "reason": why or _remark(anatomy, name),
+                "reason": why or _remark(examination, name),
             }
         )
     return rows
@@ -131,8 +132,9 @@ def why_not_crmsnorm_untied(anatomy: Anatomy) -> str | None:
     return why_not_crmsnorm(anatomy)
 
 
-def _why_not_fold(anatomy: Anatomy) -> str | None:
-    reasons = [why_not_foldable(site) for site in stream_sites(anatomy)]
+def _why_not_fold(examination: Examination) -> str | None:
+    sites = stream_sites(examination.anatomy)
+    reasons = [why_not_foldable(site, examination.names) for site in sites]
     return next(iter(reasons), "no norm site") if all(reasons) else None
 
 
@@ -141,10 +143,11 @@ def _why_not_untie(anatomy: Anatomy) -> str | None:
     return None if shared else "no table is tied"
 
 
-def _remark(anatomy: Anatomy, name: str) -> str:
+def _remark(examination: Examination, name: str) -> str:
+    anatomy = examination.anatomy
     if name.endswith("--fold-affine"):
         sites = list(stream_sites(anatomy))
-        folds = sum(why_not_foldable(site) is None for site in sites)
+        folds = sum(why_not_foldable(site, examination.names) is None for site in sites)
         return f"{folds} of {len(sites)} norm sites fold"
     if name.endswith("--target graft") and bakeable(anatomy):
         return f"{bakeable(anatomy)[0].name} is baked into the embedding table"

@@ -169,7 +169,9 @@ def _folded_sites(examination: Examination, request: Request) -> list[str]:
     sites = stream_sites(examination.anatomy)
     if request.to == "crmsnorm":
         return [site.name for site in sites]
-    return [s.name for s in sites if request.fold_affine and not why_not_foldable(s)]
+    return [
+        s.name for s in sites if request.fold_affine and not why_not_foldable(s, examination.names)
+    ]
 
 
 def _with_cast(steps: list[Step], checkpoint: Checkpoint, dtype: str) -> list[Step]:

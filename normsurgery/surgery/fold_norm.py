@@ -31,7 +31,7 @@ def fold_affine(source: Checkpoint, anatomy: Anatomy, names: NameMap) -> tuple[C
     folded: list[str] = []
     kept: dict[str, list[str]] = {}
     for site in stream_sites(anatomy):
-        reason = why_not_foldable(site)
+        reason = why_not_foldable(site, names)
         if reason:
             kept.setdefault(reason, []).append(site.name)
             continue
@@ -51,7 +51,7 @@ def stream_sites(anatomy: Anatomy) -> Iterable[NormSite]:
     return [site for site in anatomy.sites.values() if site.name in reading]
 
 
-def why_not_foldable(site: NormSite) -> str | None:
+def why_not_foldable(site: NormSite, names: NameMap) -> str | None:
     """Why γ and β cannot leave this norm, or None."""
     if not site.norm.weight and not site.norm.bias:
         return "it has none"
@@ -61,6 +61,10 @@ def why_not_foldable(site: NormSite) -> str | None:
         without = [reader.module for reader in site.readers if reader.bias is None]
         if without:
             return f"{without[0]} has no bias to take β"
+    for reader in site.readers:
+        joint = names.joint(reader.weight)
+        if joint:
+            return f"{reader.weight} is only a piece of {joint} on disk"
     return None
 
 
