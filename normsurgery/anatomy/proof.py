@@ -75,7 +75,8 @@ def prove(
         _check_centred(result, centred or {})
         hidden = examination.anatomy.exposed
         inputs = examination.twin.inputs
-        source = load_float64(examination.model_class, before)
+        # The twin in memory is the reference: names misread on the way to disk would show too.
+        source = examination.twin.model
         reference = run_outputs(source, inputs, without=hidden)
         errors, controls = {}, {}
         for form, class_of in forms.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.proof import Proof
+from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.rmsnorm import Operation, Request, Target, To, plan_operation
 from normsurgery.api.sizes import parse_size
@@ -181,7 +182,9 @@ def _write(
         source=checkpoint.directory,
         needed_bytes=planned_bytes(result),
     ) as staging:
-        with writing.progress.task("write", planned_bytes(result), "bytes") as advance:
+        # One thread: slabs fit the cache, and torch's idle threads would spin for nothing.
+        task = writing.progress.task("write", planned_bytes(result), "bytes")
+        with single_thread(), task as advance:
             files = write_weights(
                 result,
                 staging.path,
