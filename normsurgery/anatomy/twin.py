@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsurgery.anatomy.classes import named_class, untrusted_code
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.anatomy.norms import noted_shapes
@@ -57,11 +58,7 @@ def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
         text = " ".join(str(error).split())
         reason = text[:200]
         if "trust_remote_code" in text:
-            files = ", ".join(sorted(file.name for file in Path(directory).glob("*.py")))
-            raise UnsupportedModelError(
-                f"the model's code is in the checkpoint, not in transformers: {files}",
-                "read these files, then pass --trust-remote-code to run them",
-            ) from error
+            raise untrusted_code(Path(directory), "this model type") from error
         if "model type" in reason or "model_type" in reason:
             raise UnsupportedModelError(
                 f"transformers does not know this model type: {reason}",
@@ -77,19 +74,9 @@ def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = Fa
 
     Raises UnsupportedModelError where no class can be found.
     """
-    import transformers
-
-    name = (getattr(config, "architectures", None) or [None])[0]
-    auto_map = getattr(config, "auto_map", None) or {}
-    references = [ref for key, ref in auto_map.items() if key.startswith("AutoModel")]
-    if trust_remote_code and references:
-        from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-        chosen = next((ref for ref in references if ref.split(".")[-1] == name), references[0])
-        found: type = get_class_from_dynamic_module(chosen, str(directory))
-        return found
-    if name and hasattr(transformers, name):
-        named: type = getattr(transformers, name)
+    asked = {key: getattr(config, key, None) for key in ("architectures", "auto_map")}
+    named = named_class(directory, asked, trust_remote_code=trust_remote_code)
+    if named is not None:
         return named
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -97,7 +84,7 @@ def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = Fa
         mapped = MODEL_MAPPING[type(config)]
     except KeyError:
         raise UnsupportedModelError(
-            f"transformers has no model class {name or 'for ' + config.model_type}",
+            f"transformers has no model class for {config.model_type}",
             "upgrade transformers, or pass --trust-remote-code if the checkpoint has its code",
         ) from None
     return mapped[0] if isinstance(mapped, tuple) else mapped  # type: ignore[no-any-return]

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from normsurgery.errors import CheckpointError, UnsupportedModelError, UsageError
+from normsurgery.anatomy.classes import named_class
+from normsurgery.errors import CheckpointError, UsageError
 
 DTYPES = {
     "float64": torch.float64,
@@ -131,33 +132,12 @@ def class_of(source: ModelSource) -> Any:
 
     if source.model_class is not None:
         return source.model_class
-    config = read_config(source.directory)
-    architectures = config.get("architectures") or [None]
-    auto_map = config.get("auto_map") or {}
-    if source.trust_remote_code and auto_map:
-        return _remote_class(source.directory, auto_map, architectures[0])
-    stock = getattr(transformers, str(architectures[0]), None)
-    if stock is not None:
-        return stock
-    if auto_map:
-        raise UnsupportedModelError(
-            f"{source.directory} needs its own modeling code ({architectures[0]})",
-            "read that code, then pass --trust-remote-code",
-        )
-    return transformers.AutoModel
-
-
-def _remote_class(directory: Path, auto_map: dict[str, Any], architecture: str | None) -> Any:
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-    models = {k: v for k, v in auto_map.items() if k.startswith("AutoModel") and v}
-    named = [v for v in models.values() if str(v).rsplit(".", 1)[-1] == architecture]
-    if not models:
-        raise CheckpointError(f"{directory}: auto_map names no model class", "")
-    reference = (
-        named[0] if named else models.get("AutoModelForCausalLM", next(iter(models.values())))
+    named = named_class(
+        source.directory,
+        read_config(source.directory),
+        trust_remote_code=source.trust_remote_code,
     )
-    return get_class_from_dynamic_module(str(reference), str(directory), local_files_only=True)
+    return transformers.AutoModel if named is None else named
 
 
 def tasks_of(model_class: Any) -> set[str]:
