@@ -6,7 +6,7 @@ inverse-scaling the readers must not either. Who can be felt is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -24,10 +24,11 @@ Pushed = TypeVar("Pushed", Writer, NormSite)
 
 
 def run_outputs(
-    model: Any, inputs: dict[str, Tensor], *, without: Sequence[str] = ()
+    model: Any, inputs: Mapping[str, Tensor], *, without: Sequence[str] = ()
 ) -> dict[str, Tensor]:
     """The model's floating outputs in float64, by name, those in `without` left out."""
-    with torch.no_grad(), Float64():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), Float64():
+        torch.manual_seed(0)  # some forwards draw: a random mask, a random order
         found = named_outputs(model(**inputs))
     return {
         name: value

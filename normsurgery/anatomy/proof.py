@@ -81,7 +81,7 @@ def prove(
         errors, controls = {}, {}
         for form, class_of in forms.items():
             model = load_float64(class_of(after), after)
-            ours = run_outputs(model, inputs, without=hidden)
+            ours = _run_form(model, form, inputs, hidden)
             errors[form] = _checked_error(ours, reference, form)
             _sabotage(model, source)
             spoiled = run_outputs(model, inputs, without=hidden)
@@ -93,6 +93,19 @@ def prove(
                     "please report the model id",
                 )
     return Proof(errors, controls, pushed, tuple(reference))
+
+
+def _run_form(
+    model: Any, form: str, inputs: Mapping[str, Tensor], hidden: tuple[str, ...]
+) -> dict[str, Tensor]:
+    try:
+        return run_outputs(model, inputs, without=hidden)
+    except Exception as error:  # whatever the model's own code raises
+        reason = " ".join(str(error).split())[:160]
+        raise VerificationError(
+            f"{form} form does not run on the twin: {reason}",
+            "nothing was written; please report the model id",
+        ) from error
 
 
 def load_float64(model_class: Any, directory: Path) -> Any:

@@ -20,7 +20,7 @@ from normsurgery.anatomy.axes import (
     result_axis,
 )
 from normsurgery.anatomy.norms import Norm
-from normsurgery.anatomy.trace import Node
+from normsurgery.anatomy.trace import NORM, Node
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _forward(
 ) -> list[tuple[Node, int]]:
     reached: list[tuple[Node, int]] = []
     for consumer in node.consumers:
-        if consumer.op == "norm":
+        if consumer.op == NORM:
             norm = norms[consumer.module]
             assert node.value is not None
             if norm.kind == "LayerNorm" and norm.axis % node.value.dim() == axis:

@@ -14,7 +14,7 @@ from normsurgery.anatomy.model import Anatomy, Block, Online, Stream, Writer
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.region import Region, explore
 from normsurgery.anatomy.sites import blocks_of, inside_blocks, site_of
-from normsurgery.anatomy.trace import Node, Trace
+from normsurgery.anatomy.trace import NORM, Node, Trace
 
 
 def read_anatomy(
@@ -178,7 +178,7 @@ class _Reading:
 
     def _raw_read_reasons(self, opaque: list[Node]) -> Iterable[str]:
         outputs_of_norms = {
-            node for node in opaque if node.op == "norm" and inside_blocks(node.module, self.blocks)
+            node for node in opaque if node.op == NORM and inside_blocks(node.module, self.blocks)
         }
         for node, consumer in self.region.raw_reads:
             if node in outputs_of_norms:
@@ -186,7 +186,7 @@ class _Reading:
                     f"{node.module} is post-LN: the residual stream is the norm's output, "
                     "so there is no redundant mean to remove"
                 )
-            elif consumer.op == "norm":
+            elif consumer.op == NORM:
                 kind = self.norms[consumer.module].kind
                 yield f"{consumer.module} is a {kind}: it reads the stream with its mean"
             else:
@@ -212,7 +212,7 @@ class _Reading:
         online: list[Online] = []
         reasons: list[str] = []
         for node, reason in wanted:
-            door = self._output_door(node) or self._input_door()
+            door = self._output_door(node) or self._input_door(node)
             if door is None or inside_blocks(door[0], self.blocks, door[1]):
                 reasons.append(f"{reason}; it would need a centring in every block")
             else:
@@ -221,7 +221,7 @@ class _Reading:
         return list(distinct.values()), reasons
 
     def _describe(self, node: Node) -> str:
-        if node.op == "norm":
+        if node.op == NORM:
             return f"{node.module} writes its output to the stream"
         if node.op in ("constant", "buffer"):
             return f"{_place(node)} adds a table that code computes"
@@ -235,15 +235,17 @@ class _Reading:
         once = [n for n in names if sum(call.name == n for call in self.trace.calls) == 1]
         return (once[0], "output") if once else None
 
-    def _input_door(self) -> tuple[str, str] | None:
-        """The first module that takes the whole stream in, before any norm has read it."""
+    def _input_door(self, origin: Node) -> tuple[str, str] | None:
+        """The first module that takes the stream in once `origin` is in it and before any norm."""
         for call in sorted(self.trace.calls, key=lambda call: (call.started, call.name.count("."))):
             node = call.input
             if node is None or not call.name or node not in self.region.axes:
                 continue
-            if self._channels_last(node) and all(
-                reader.parents[0] is node or _descends(reader.parents[0], node)
-                for reader in self.region.readers
+            read = [reader.parents[0] for reader in self.region.readers]
+            if (
+                self._channels_last(node)
+                and _descends(node, origin)
+                and all(_descends(tensor, node) for tensor in read)
             ):
                 return call.name, "input"
         return None

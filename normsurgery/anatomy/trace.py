@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+NORM = "norm module"  # the op of a norm's node; torch has a function called norm
 # Functions that take another tensor only for its shape, dtype or device.
 _LIKE = {
     "view_as", "reshape_as", "expand_as", "type_as", "zeros_like", "ones_like", "empty_like",
@@ -81,7 +82,7 @@ class Node:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: nodes of its first float argument and of its first float result."""
+    """One call of a module: nodes of its first argument (if float) and of its first float result."""
 
     name: str
     input: Node | None
@@ -99,7 +100,7 @@ class Trace:
     parameters: dict[str, Node]
 
     def norm_nodes(self) -> Iterator[Node]:
-        return (node for node in self.nodes if node.op == "norm")
+        return (node for node in self.nodes if node.op == NORM)
 
 
 class _Recorder(TorchFunctionMode):
@@ -227,7 +228,7 @@ def _hook_pair(
     started: list[tuple[int, Node | None]] = []
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        first = _first_tensor((args, kwargs))
+        first = _first_tensor(args[:1] or list(kwargs.values())[:1])
         read = recorder.node_of(first) if first is not None and not recorder.muted else None
         started.append((len(recorder.nodes), read))
         recorder.stack.append(name)
@@ -241,7 +242,7 @@ def _hook_pair(
             return
         made = _first_tensor(result)
         if atomic and made is not None and read is not None:
-            recorder.add("norm", None, (), {}, (read,), made, module=name)
+            recorder.add(NORM, None, (), {}, (read,), made, module=name)
         calls.append(
             ModuleCall(name, read, recorder.node_of(made) if made is not None else None, start)
         )

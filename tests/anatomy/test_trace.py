@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from normsurgery.anatomy.trace import trace
+from normsurgery.anatomy.trace import NORM, trace
 
 
 class Toy(nn.Module):
@@ -42,7 +42,7 @@ def test_a_norm_is_one_node_and_reads_its_input():
 def test_metadata_is_not_a_read():
     graph = _graph()
     x = next(node for node in graph.nodes if node.op == "constant")
-    assert {consumer.op for consumer in x.consumers} == {"norm", "add"}
+    assert {consumer.op for consumer in x.consumers} == {NORM, "add"}
 
 
 def test_a_host_read_is_a_read():
