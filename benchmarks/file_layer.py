@@ -34,10 +34,11 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """One way to make the copy. `command` gets the source and the destination appended.
+    """One way to make the copy; `{source}` and `{destination}` in the command are filled in.
 
     cpu_target: allowed CPU seconds as a multiple of cp's. memory_target: MiB of anonymous memory.
-    imports: a command that only imports what `command` does, for the figure net of imports.
+    imports: a command that only imports what `command` does, for CPU seconds net of imports.
+    says_ready: the command prints a line when its work begins; memory is then net of what it had.
     """
 
     name: str
@@ -45,9 +46,14 @@ class Row:
     cpu_target: float | None = None
     memory_target: float | None = None
     imports: Sequence[str] | None = None
+    says_ready: bool = True
     cpu_seconds: list[float] = field(default_factory=list)
     wall_seconds: list[float] = field(default_factory=list)
     anonymous_mib: list[float] = field(default_factory=list)
+
+    def filled(self, source: Path, destination: Path) -> list[str]:
+        """The command for these directories."""
+        return [part.format(source=source, destination=destination) for part in self.command]
 
 
 REWRITE = """
@@ -55,7 +61,7 @@ import sys
 from pathlib import Path
 from normsurgery.checkpoint import Staging, open_checkpoint, planned_bytes, write_weights
 print("ready", flush=True)
-hashes, source, destination = sys.argv[1] == "hashes", *map(Path, sys.argv[2:])
+source, destination, hashes = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "hashes"
 checkpoint = open_checkpoint(source)
 with Staging(destination, overwrite=False, source=source,
              needed_bytes=planned_bytes(checkpoint)) as staging:
@@ -66,9 +72,9 @@ with Staging(destination, overwrite=False, source=source,
 
 def rows() -> list[Row]:
     """The rows of the table; the first is what the others are compared with."""
-    ours = [sys.executable, "-c", REWRITE]
+    ours = [sys.executable, "-c", REWRITE, "{source}", "{destination}"]
     return [
-        Row("cp -r", ["cp", "-r"]),
+        Row("cp -r", ["cp", "-r", "{source}", "{destination}"]),
         Row("rewrite, no hashes", [*ours, "no"], cpu_target=1.5, memory_target=64),
         Row("rewrite, sha256", [*ours, "hashes"], cpu_target=4.0, memory_target=64),
     ]
@@ -147,15 +153,16 @@ def cpu_seconds(command: Sequence[str]) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, time.perf_counter() - started
 
 
-def anonymous_mib(command: Sequence[str]) -> float:
-    """Peak RssAnon of a command after it has printed `ready`, less what it was then; in MiB."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
+def anonymous_mib(command: Sequence[str], *, says_ready: bool) -> float:
+    """Peak RssAnon of a command in MiB, less what it was at the line it prints when ready."""
+    stdout = subprocess.PIPE if says_ready else subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=stdout, text=True) as child:
+        if child.stdout is not None:
+            child.stdout.readline()
         samples = list(_samples(child))
     if child.returncode or not samples:
         raise RuntimeError(f"{command[0]} ended with {child.returncode}")
-    return (max(samples) - samples[0]) / 1024
+    return (max(samples) - (samples[0] if says_ready else 0)) / 1024
 
 
 def _samples(child: subprocess.Popen[str]) -> Iterator[int]:
@@ -172,7 +179,7 @@ def measure(table: Sequence[Row], source: Path, destination: Path, rounds: int) 
     for number in range(rounds + 1):
         turn = number % len(table)  # nobody is always the first after the disk was written to
         for row in [*table[turn:], *table[:turn]]:
-            cpu, wall = cpu_seconds([*row.command, str(source), str(destination)])
+            cpu, wall = cpu_seconds(row.filled(source, destination))
             shutil.rmtree(destination)
             if row.imports is not None:
                 cpu -= cpu_seconds(row.imports)[0]
@@ -181,7 +188,8 @@ def measure(table: Sequence[Row], source: Path, destination: Path, rounds: int) 
                 row.wall_seconds.append(wall)
     for row in table:
         if row.memory_target is not None:
-            row.anonymous_mib.append(anonymous_mib([*row.command, str(source), str(destination)]))
+            command = row.filled(source, destination)
+            row.anonymous_mib.append(anonymous_mib(command, says_ready=row.says_ready))
             shutil.rmtree(destination)
 
 

@@ -82,7 +82,7 @@ class Node:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: nodes of its first argument (if float) and of its first float result."""
+    """One call of a module: the nodes of its first argument (if float) and first float result."""
 
     name: str
     input: Node | None

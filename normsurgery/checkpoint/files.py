@@ -143,8 +143,25 @@ def check_inside(path: Path, directory: Path) -> None:
 
 
 def listed(directory: Path) -> list[str]:
-    """Sorted names at the top of a directory."""
-    return sorted(path.name for path in directory.iterdir())
+    """Sorted names at the top of a directory. Raises CheckpointError if it cannot be read."""
+    with _readable(directory):
+        return sorted(path.name for path in directory.iterdir())
+
+
+@contextmanager
+def _readable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(directory.name)} cannot be listed: {error.strerror}",
+            "check that it is yours to read",
+        ) from None
+
+
+def _scanned(directory: Path) -> list[os.DirEntry[str]]:
+    with _readable(directory), os.scandir(directory) as entries:
+        return list(entries)
 
 
 def walk(directory: Path) -> Iterator[str]:
@@ -156,7 +173,7 @@ def walk(directory: Path) -> Iterator[str]:
     pending = [directory]
     names: list[str] = []
     while pending:
-        for entry in os.scandir(pending.pop()):
+        for entry in _scanned(pending.pop()):
             relative = Path(entry.path).relative_to(directory).as_posix()
             if relative.startswith((".cache", ".git", ".huggingface")):
                 continue

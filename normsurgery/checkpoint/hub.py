@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normsurgery.checkpoint.layout import INDEX, PICKLE, PICKLE_INDEX, SINGLE
+from normsurgery.checkpoint.layout import INDEX, PICKLE, PICKLE_INDEX, SINGLE, check_listing
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import CheckpointError, HubError, ResourceError, SurgeryError
 
@@ -41,13 +41,11 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
         if constants.HF_HUB_OFFLINE:
             directory = _cached(repository, revision)
         else:
-            listing = HfApi().model_info(repository, revision=revision).siblings or []
-            wanted = needed([file.rfilename for file in listing], allow_pickle=allow_pickle)
-            if not wanted:
-                raise CheckpointError(
-                    f"{shown(name)} is empty", "check the id at huggingface.co/models"
-                )
-            patterns = [_escaped(file) for file in wanted]
+            siblings = HfApi().model_info(repository, revision=revision).siblings or []
+            files = [file.rfilename for file in siblings]
+            top = [file for file in files if "/" not in file]
+            check_listing(repository, top, allow_pickle=allow_pickle)
+            patterns = [_escaped(file) for file in needed(files, allow_pickle=allow_pickle)]
             directory = Path(
                 snapshot_download(repository, revision=revision, allow_patterns=patterns)
             )
@@ -60,9 +58,6 @@ def needed(files: Iterable[str], *, allow_pickle: bool) -> list[str]:
 
     listed = sorted(files)
     shards = _weight_files(listed, allow_pickle=allow_pickle)
-    adapters = {"adapter_config.json"} & set(listed)
-    if adapters:  # enough to say that it is one
-        return sorted(adapters)
     return [
         file
         for file in listed
@@ -114,7 +109,7 @@ def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise HubError(
             f"{name} is not on the Hub, or is private",
-            "check the spelling; for a private model set HF_TOKEN or run `hf auth login`",
+            "nor is there such a directory; for a private model set HF_TOKEN or run `hf auth login`",
         ) from None
     except errors.RevisionNotFoundError:
         raise HubError(

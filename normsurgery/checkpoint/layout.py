@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,28 +44,37 @@ class Weights:
     index: bytes | None = None
 
 
-def find_weights(directory: Path, names: list[str], *, allow_pickle: bool) -> Weights:
+def check_listing(title: str, names: Collection[str], *, allow_pickle: bool) -> None:
+    """Raise CheckpointError if these files cannot be one checkpoint with weights that we read.
+
+    names: what lies at the top. Looks at names only, so that the Hub's listing is enough.
+    """
+    unsupported.check_format(title, names)
+    if INDEX in names or SINGLE in names:
+        return
+    if PICKLE_INDEX in names or PICKLE in names:
+        if allow_pickle:
+            return
+        raise CheckpointError(
+            f"{title} holds its weights as pickles only ({PICKLE})",
+            "--allow-pickle reads them with torch's weights_only unpickler",
+        )
+    shards = [name for name in names if _SHARD.fullmatch(name)]
+    if shards:
+        raise CheckpointError(f"{title} holds {len(shards)} shards but no {INDEX}", _DAMAGED)
+    raise unsupported.no_weights(title, names)
+
+
+def read_weights(directory: Path) -> Weights:
     """The weights as transformers would find them: safetensors first, then pickles.
 
-    names: what lies at the top of the directory. Raises CheckpointError for every disagreement.
+    Raises CheckpointError for every disagreement between the index and the files.
     """
     if exists(directory / INDEX) or exists(directory / SINGLE):
         return _weights(directory, SINGLE, INDEX, ".safetensors", _safetensors_shard)
-    if exists(directory / PICKLE_INDEX) or exists(directory / PICKLE):
-        if not allow_pickle:
-            raise CheckpointError(
-                f"{shown(directory.name)} holds its weights as pickles only ({PICKLE})",
-                "--allow-pickle reads them with torch's weights_only unpickler",
-            )
-        from normsurgery.checkpoint.pickle_file import pickle_shard
+    from normsurgery.checkpoint.pickle_file import pickle_shard
 
-        return _weights(directory, PICKLE, PICKLE_INDEX, ".bin", pickle_shard)
-    shards = [name for name in names if _SHARD.fullmatch(name)]
-    if shards:
-        raise CheckpointError(
-            f"{shown(directory.name)} holds {len(shards)} shards but no {INDEX}", _DAMAGED
-        )
-    raise unsupported.no_weights(directory, names)
+    return _weights(directory, PICKLE, PICKLE_INDEX, ".bin", pickle_shard)
 
 
 def _weights(

@@ -11,7 +11,7 @@ from typing import Any
 from normsurgery.checkpoint import unsupported
 from normsurgery.checkpoint.checkpoint import Checkpoint
 from normsurgery.checkpoint.files import check_inside, exists, listed, read_small, walk
-from normsurgery.checkpoint.layout import INDEX, PICKLE_INDEX, Weights, find_weights
+from normsurgery.checkpoint.layout import INDEX, PICKLE_INDEX, Weights, check_listing, read_weights
 from normsurgery.checkpoint.text import parse_object, shown
 from normsurgery.errors import CheckpointError
 
@@ -51,10 +51,13 @@ def open_directory(
         raise unsupported.refuse_path(path)
     directory = path.resolve()
     names = listed(directory)
-    unsupported.check_format(directory, names)
-    raw, config = _config(directory)
+    cached_id, cached_commit = _identity(directory)
+    title = shown(model_id or cached_id)
+    unsupported.check_format(title, names)
+    raw, config = _config(directory, title)
     unsupported.check_config(config)
-    weights = find_weights(directory, names, allow_pickle=allow_pickle)
+    check_listing(title, names, allow_pickle=allow_pickle)
+    weights = read_weights(directory)
     tensors = {name: t for shard in weights.shards for name, t in shard.tensors.items()}
     if not tensors:
         raise CheckpointError(
@@ -63,7 +66,6 @@ def open_directory(
     unsupported.check_names(tensors)
     _check_layer_counts(config, len(tensors))
     side, left_out = _other_files(directory, weights)
-    cached_id, cached_commit = _identity(directory)
     return Checkpoint(
         directory=directory,
         config=config,
@@ -87,11 +89,11 @@ def _identity(directory: Path) -> tuple[str, str | None]:
     return directory.name, None
 
 
-def _config(directory: Path) -> tuple[bytes, dict[str, Any]]:
+def _config(directory: Path, title: str) -> tuple[bytes, dict[str, Any]]:
     path = directory / _CONFIG
     hint = "take config.json from where the model came from"
     if not exists(path):
-        raise CheckpointError(f"{shown(directory.name)} has no {_CONFIG}", hint)
+        raise CheckpointError(f"{title} has no {_CONFIG}", hint)
     check_inside(path, directory)
     raw = read_small(path, MAX_CONFIG_BYTES)
     return raw, parse_object(raw, _CONFIG, hint)

@@ -8,6 +8,7 @@ from typing import Any
 from normsurgery.errors import CheckpointError
 
 _SHOWN = 80
+_MAX_DEPTH = 64  # what is parsed here is later copied and written by recursive code
 
 
 def shown(name: object) -> str:
@@ -55,4 +56,15 @@ def parse_object(
         raise CheckpointError(f"{what} holds an absurd number", hint) from None
     if not isinstance(document, dict):
         raise CheckpointError(f"{what} is not a JSON object", hint)
+    if _depth(document) > _MAX_DEPTH:
+        raise CheckpointError(f"{what} is nested too deeply", hint)
     return document
+
+
+def _depth(document: Any) -> int:
+    depth, level = 0, [document]
+    while level and depth <= _MAX_DEPTH:
+        depth += 1
+        children = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [c for inner in children for c in inner if isinstance(c, dict | list)]
+    return depth

@@ -45,15 +45,15 @@ def refuse_path(path: Path) -> CheckpointError:
     )
 
 
-def check_format(directory: Path, names: Iterable[str]) -> None:
+def check_format(title: str, names: Iterable[str]) -> None:
     """Raise CheckpointError for a PEFT adapter, a GGUF, or a quantizer's side file.
 
-    names: what lies at the top of the directory.
+    title: what to call the checkpoint. names: what lies at its top.
     """
     listed = sorted(names)
     if "adapter_config.json" in listed:
         raise CheckpointError(
-            f"{shown(directory.name)} is a PEFT adapter, not a model: it changes a base model",
+            f"{title} is a PEFT adapter, not a model: it changes a base model",
             "merge it first: peft's merge_and_unload(), then save_pretrained()",
         )
     if not any(n.endswith((".safetensors", ".safetensors.index.json", ".bin")) for n in listed):
@@ -87,17 +87,17 @@ def check_names(names: Iterable[str]) -> None:
                 raise _quantized(f"{shown(name)} is a packed tensor", method)
 
 
-def no_weights(directory: Path, names: Iterable[str]) -> CheckpointError:
+def no_weights(title: str, names: Iterable[str]) -> CheckpointError:
     """The error for a directory without weights, naming the formats that are there instead."""
     found = {_OTHER_FORMATS[Path(n).suffix]: n for n in names if Path(n).suffix in _OTHER_FORMATS}
     if found:
         kind, name = next(iter(sorted(found.items())))
         return CheckpointError(
-            f"{shown(directory.name)} holds weights as {kind} only ({shown(name)})",
+            f"{title} holds weights as {kind} only ({shown(name)})",
             "load it in transformers and save_pretrained() it, which writes safetensors",
         )
     return CheckpointError(
-        f"{shown(directory.name)} holds no weights: no model.safetensors and no index",
+        f"{title} holds no weights: no model.safetensors and no index",
         "name a directory that save_pretrained() wrote, or a Hub id",
     )
 

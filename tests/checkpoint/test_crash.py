@@ -76,7 +76,7 @@ def stopped_at(
     point: str, source: Path, destination: Path, *, overwrite: bool
 ) -> Iterator[subprocess.Popen[str]]:
     """A child that has come to `point` and waits there; a line on its stdin lets it go on."""
-    command = [sys.executable, "-c", CHILD, source, destination, point, str(overwrite)]
+    command = [sys.executable, "-c", CHILD, str(source), str(destination), point, str(overwrite)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as child:

@@ -124,6 +124,21 @@ def shard_missing(directory: Path) -> None:
     (directory / SECOND).unlink()
 
 
+def in_both_shards(directory: Path) -> None:
+    save(directory, two_shards())
+    shards = two_shards()
+    shards[SECOND]["embed.weight"] = shards[FIRST]["embed.weight"]
+    honest = {name: file for file, held in two_shards().items() for name in held}
+    save(directory, shards)
+    save_index(directory, honest)
+
+
+def unreadable(directory: Path) -> None:
+    save(directory)
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").symlink_to("x" * 250 + "/" + "y" * 250)
+
+
 def no_index(directory: Path) -> None:
     save(directory, two_shards())
     (directory / INDEX).unlink()
@@ -215,6 +230,7 @@ CASES: list[tuple[str, Builder, tuple[str, ...]]] = [
     ("index lists what is not there", claims(ghost=FIRST), (FIRST, "lacks ghost")),
     ("index leaves one out", claims(scale=None), (SECOND, "holds scale")),
     ("index mixes up files", claims(scale=FIRST), ("scale", SECOND, FIRST)),
+    ("a tensor in two shards", in_both_shards, ("embed.weight", FIRST, SECOND)),
     ("shard missing", shard_missing, (SECOND, "missing")),
     ("shards without index", no_index, ("2 shards", INDEX)),
     ("file and index disagree", both_kinds, ("model.safetensors", INDEX)),
@@ -227,6 +243,7 @@ CASES: list[tuple[str, Builder, tuple[str, ...]]] = [
      ("model.safetensors", "missing")),
     ("weights link to themselves", replaced("model.safetensors", lambda p: p.symlink_to(p.name)),
      ("model.safetensors",)),
+    ("weights link to a long name", unreadable, ("model.safetensors",)),
     ("shard is a FIFO", replaced(FIRST, os.mkfifo), (FIRST, "FIFO")),
     ("shard links out", replaced(SECOND, link_out), (SECOND, "outside")),
     ("index is a FIFO", replaced(INDEX, os.mkfifo), (INDEX, "FIFO")),
@@ -243,6 +260,7 @@ CASES: list[tuple[str, Builder, tuple[str, ...]]] = [
     ("config is a list", config(b"[]"), ("config.json", "not a JSON object")),
     ("config of bad UTF-8", config(b'{"a": "\xff"}'), ("config.json", "UTF-8")),
     ("config nested deeply", config(b'{"a":' + DEEP), ("config.json", "nested")),
+    ("config nested 100 deep", config_with(a=json.loads("[" * 100 + "]" * 100)), ("nested",)),
     ("config of 17 MB", config(b" " * (17 << 20)), ("config.json", "17,825,792 bytes")),
     ("10^9 layers", config_with(n_layer=LAYERS), ("1,000,000,000 layers", "n_layer", "6 tensors")),
     ("10^9 hidden layers", config_with(num_hidden_layers=LAYERS), ("num_hidden_layers",)),

@@ -12,6 +12,7 @@ import pytest
 
 from normsurgery.checkpoint import Staging, check_destination, open_checkpoint, write_weights
 from normsurgery.checkpoint import staging as staging_module
+from normsurgery.checkpoint.rename import rename_new
 from normsurgery.errors import ResourceError, UsageError
 from tests.checkpoint.conftest import rewrite, save, tree
 
@@ -210,7 +211,7 @@ def test_a_destination_that_appears_between_check_and_rename(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    real = staging_module.rename_new
+    real = rename_new
 
     def rename_late(old: Path, new: Path) -> None:
         save(out, side_files={"theirs": b"1"})

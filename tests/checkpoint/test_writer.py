@@ -42,13 +42,7 @@ def test_an_untouched_checkpoint_keeps_every_byte(
     rewrite(
         open_checkpoint(source), tmp_path / "out", hashes=hashes, refuse_nonfinite=refuse_nonfinite
     )
-    expected = tree(source)
-    found = tree(tmp_path / "out")
-    if kind == "sharded":  # the fixture's index gives a wrong total, which is not kept on trust
-        assert json.loads(found[INDEX])["weight_map"] == json.loads(expected[INDEX])["weight_map"]
-    assert {n: d for n, d in found.items() if n != INDEX} == {
-        n: d for n, d in expected.items() if n != INDEX
-    }
+    assert tree(tmp_path / "out") == tree(source)
 
 
 def test_an_odd_header_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -137,8 +131,9 @@ def test_the_plan_is_what_is_written(
 ) -> None:
     edited = with_edits(sharded)
     written: list[int] = []
-    options = {"max_shard_bytes": max_shard_bytes, "progress": written.append}
-    records = rewrite(edited, tmp_path / "out", **options)
+    records = rewrite(
+        edited, tmp_path / "out", max_shard_bytes=max_shard_bytes, progress=written.append
+    )
     total = sum(len(data) for data in tree(tmp_path / "out").values())
     assert planned_bytes(edited, max_shard_bytes) == total
     assert sum(record.bytes for record in records) == total
@@ -280,7 +275,7 @@ def test_a_short_write_is_noticed(
     def lies(descriptor: int, data: memoryview) -> int:
         return len(data) if len(data) == 176 else real(descriptor, data)  # embed.weight's bytes
 
-    monkeypatch.setattr(sink_module.os, "write", lies)
+    monkeypatch.setattr(os, "write", lies)
     with pytest.raises(SurgeryError, match=r"internal error: model\.safetensors is at"):
         rewrite(open_checkpoint(source), tmp_path / "out", refuse_nonfinite=True)
     assert not (tmp_path / "out").exists()
