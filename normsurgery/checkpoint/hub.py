@@ -109,7 +109,7 @@ def _hub_errors(name: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise HubError(
             f"{name} is not on the Hub, or is private",
-            "nor is there such a directory; for a private model set HF_TOKEN or run `hf auth login`",
+            "nor is there such a directory; a private model needs HF_TOKEN or `hf auth login`",
         ) from None
     except errors.RevisionNotFoundError:
         raise HubError(

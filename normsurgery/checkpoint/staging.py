@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from normsurgery.checkpoint.files import exists, listed
-from normsurgery.checkpoint.rename import exchange, rename_new
+from normsurgery.checkpoint.system import exchange, rename_new
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import ResourceError, UsageError
 

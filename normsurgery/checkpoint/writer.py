@@ -70,22 +70,22 @@ def write_weights(
     shards = plan_shards(checkpoint, max_shard_bytes)
     _check_names(checkpoint, shards)
 
-    def sink(name: str) -> Sink:
-        return Sink(directory / name, name, hashed=hashes, progress=progress)
+    def sink(name: str, size: int) -> Sink:
+        return Sink(directory / name, name, size=size, hashed=hashes, progress=progress)
 
     records = []
     for shard in shards:
-        with sink(shard.name) as out:
+        with sink(shard.name, shard.nbytes) as out:
             out.write(shard.header)
             _write_tensors(out, shard, refuse_nonfinite=refuse_nonfinite)
         records.append(_record(out, "weights", shard.nbytes))
     for name, kind, data in _documents(checkpoint, shards):
-        with sink(name) as out:
+        with sink(name, len(data)) as out:
             out.write(data)
         records.append(_record(out, kind, len(data)))
     for name in _copied(checkpoint):
         run = _whole(checkpoint.directory / name)
-        with sink(name) as out:
+        with sink(name, run.length) as out:
             out.copy(run)
         records.append(_record(out, "side", run.length))
     return records

@@ -12,7 +12,7 @@ import pytest
 
 from normsurgery.checkpoint import Staging, check_destination, open_checkpoint, write_weights
 from normsurgery.checkpoint import staging as staging_module
-from normsurgery.checkpoint.rename import rename_new
+from normsurgery.checkpoint.system import rename_new
 from normsurgery.errors import ResourceError, UsageError
 from tests.checkpoint.conftest import rewrite, save, tree
 
@@ -197,7 +197,7 @@ def test_a_destination_that_appears_meanwhile_is_kept(
     source: Path, tmp_path: Path, renameat2: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not renameat2:
-        monkeypatch.setattr("normsurgery.checkpoint.rename._renameat2", lambda *_: False)
+        monkeypatch.setattr("normsurgery.checkpoint.system._renameat2", lambda *_: False)
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="exists already"), stage(out) as staging:
         write_weights(open_checkpoint(source), staging.path)
