@@ -103,7 +103,7 @@ def surgeries(examination: Examination) -> list[dict[str, Any]]:
         ("convert --to rmsnorm --fold-affine", "stock", lambda: _why_not_fold(examination)),
         ("convert --to rmsnorm --target graft", "graft", lambda: None),
         ("convert --to rmsnorm --untie", "stock", lambda: _why_not_untie(anatomy)),
-        ("convert --to crmsnorm", "graft", lambda: why_not_crmsnorm_untied(anatomy)),
+        ("convert --to crmsnorm", "graft", lambda: why_not_crmsnorm(anatomy, examination.names)),
     ]
     rows = []
     for name, target, check in checks:
@@ -118,18 +118,6 @@ def surgeries(examination: Examination) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def why_not_crmsnorm_untied(anatomy: Anatomy) -> str | None:
-    """Why CRMSNorm does not apply, a tied head aside (the surgery unties it)."""
-    shared = {w.module for stream in anatomy.streams for w in stream.writers if w.shared}
-    for stream in anatomy.convertible():
-        for door in stream.online:
-            if door.module not in shared:
-                return f"{door.reason}: the stream has no form without its mean"
-    if shared:
-        return None
-    return why_not_crmsnorm(anatomy)
 
 
 def _why_not_fold(examination: Examination) -> str | None:

@@ -110,7 +110,7 @@ def plan_operation(
     return Operation(
         examination, tuple(steps), graft, "graft" if exclusive else "stock",
         _why(request, baked, exclusive), forms, _centred_names(after, request, exclusive),
-        _notes(after, graft, loose),
+        _notes(checkpoint, after, graft, loose),
     )  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def _main_steps(
         steps.append(lambda source: fold_affine(source, anatomy, names))
     steps.append(lambda source: centre_writers(source, anatomy, names))
     if request.to == "crmsnorm":
-        reason = why_not_crmsnorm(anatomy)
+        reason = why_not_crmsnorm(anatomy, names)
         if reason:
             raise UnsupportedModelError(reason, "--to rmsnorm keeps the width and has no such need")
         steps.append(lambda source: drop_channel(source, anatomy, names))
@@ -224,7 +224,9 @@ def _why(request: Request, baked: list[NormSite], exclusive: bool) -> str:
     )
 
 
-def _notes(examination: Examination, graft: Graft, loose: bool) -> tuple[str, ...]:
+def _notes(
+    checkpoint: Checkpoint, examination: Examination, graft: Graft, loose: bool
+) -> tuple[str, ...]:
     """What a user should know of the choices made and of what is not guaranteed."""
     anatomy = examination.anatomy
     notes = []
@@ -246,4 +248,9 @@ def _notes(examination: Examination, graft: Graft, loose: bool) -> tuple[str, ..
     if anatomy.exposed:
         notes.append(f"not guaranteed: {', '.join(anatomy.exposed)} shows the stream's mean")
     notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
+    if checkpoint.left_out:
+        files = ", ".join(checkpoint.left_out)
+        notes.append(
+            f"not carried over, as they hold the source's weights in another form: {files}"
+        )
     return tuple(dict.fromkeys(notes))

@@ -21,16 +21,24 @@ from normsurgery.surgery.fold_norm import Vector, gain_of, shift_of, stream_site
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
 
-def why_not_crmsnorm(anatomy: Anatomy) -> str | None:
-    """Why the streams cannot lose a channel, or None. For an anatomy without tied tables."""
+def why_not_crmsnorm(anatomy: Anatomy, names: NameMap) -> str | None:
+    """Why the streams cannot lose a channel, or None; a tied table is no reason: it is untied."""
+    shared = {w.weight: w.module for s in anatomy.convertible() for w in s.writers if w.shared}
     for stream in anatomy.convertible():
-        if stream.online:
-            return f"{stream.online[0].reason}: the stream has no form without its mean"
+        for door in stream.online:
+            if door.module not in shared.values():
+                return f"{door.reason}: the stream has no form without its mean"
         if stream.exposed:
             return f"output {stream.exposed[0]} shows the stream, which would be one channel short"
+    stored = {part.parameter for part in names.parts.values()}
     for site in stream_sites(anatomy):
-        if site.unfoldable:
+        if site.unfoldable and not any(reader.weight in shared for reader in site.readers):
             return f"{site.name}: {site.unfoldable}, so γ and the lost channel cannot be folded"
+        for reader in site.readers:
+            if names.joint(reader.weight):
+                return f"{reader.weight} is only a piece of {names.joint(reader.weight)} on disk"
+            if site.norm.bias and not reader.bias and bias_of(reader) in stored:
+                return f"{bias_of(reader)} is added by hand, so {reader.module} cannot take β"
     return None
 
 
@@ -41,7 +49,7 @@ def drop_channel(
 
     Raises UnsupportedModelError with the reason where the streams cannot lose a channel.
     """
-    reason = why_not_crmsnorm(anatomy)
+    reason = why_not_crmsnorm(anatomy, names)
     if reason:
         raise UnsupportedModelError(reason, "--to rmsnorm keeps the width and has no such need")
     edits: dict[str, LazyTensor] = {}

@@ -61,7 +61,7 @@ def test_what_inspect_promises_convert_keeps(tiny, tmp_path):
         "convert --to rmsnorm --untie": {"untie": True},
         "convert --to crmsnorm": {"to": "crmsnorm"},
     }
-    for family in ("gpt2", "bloom", "whisper", "dinov2", "bert"):
+    for family in ("gpt2", "bloom", "whisper", "dinov2", "falcon_alibi", "bert"):
         rows = {r["name"]: r for r in normsurgery.inspect(tiny(family)).to_dict()["surgeries"]}
         for name, request in requests.items():
             out = tmp_path / f"{family}{len(list(tmp_path.iterdir()))}"
