@@ -210,27 +210,24 @@ def measure(table: Sequence[Row], source: Path, destination: Path, rounds: int) 
             shutil.rmtree(destination)
 
 
-def report(table: Sequence[Row], size: int, rounds: int) -> bool:
-    """Print the table; True if every target is met."""
+def report(table: Sequence[Row], size: int, rounds: int) -> None:
+    """Print the table."""
     print(f"{machine()}; Python {platform.python_version()}; {versions()}")
     print(f"{size:,} bytes in {SHARDS} shards, medians of {rounds} interleaved rounds")
     header = ("", "CPU s", "× cp", "allowed", "wall s", "anon MiB", "allowed", "")
     print("{:<20}{:>8}{:>7}{:>9}{:>8}{:>10}{:>9}  {}".format(*header).rstrip())
     base = statistics.median(table[0].cpu_seconds)
-    met = True
     for row in table:
         cpu, wall = statistics.median(row.cpu_seconds), statistics.median(row.wall_seconds)
         memory = max(row.anonymous_mib, default=None)
         passed = row.cpu_target is None or cpu <= row.cpu_target * base
         if memory is not None and row.memory_target is not None:
             passed = passed and memory <= row.memory_target
-        met = met and passed
         verdict = "" if row.cpu_target is None else "pass" if passed else "FAIL"
         print(
             f"{row.name:<20}{cpu:>8.2f}{cpu / base:>7.2f}{_cell(row.cpu_target):>9}{wall:>8.2f}"
             f"{_cell(memory):>10}{_cell(row.memory_target):>9}  {verdict}".rstrip()
         )
-    return met
 
 
 def _cell(value: float | None) -> str:
@@ -255,8 +252,8 @@ def versions() -> str:
     return f"{ssl.OPENSSL_VERSION}; {cp.stdout.splitlines()[0]}"
 
 
-def main() -> int:
-    """Exit code 0 if every target is met, 1 if not."""
+def main() -> None:
+    """Print the table; a target that is missed says FAIL in its row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--dir", type=Path, help="where 3.5 GB are free (default: a temp directory)"
@@ -268,9 +265,8 @@ def main() -> int:
         size = generate(source)
         table = rows()
         measure(table, source, destination, options.rounds)
-        met = report(table, size, options.rounds)
-    return 0 if met else 1
+        report(table, size, options.rounds)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
