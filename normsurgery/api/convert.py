@@ -53,6 +53,7 @@ class _Writing:
     keep_failed: bool
     allow_nonfinite: bool
     allow_pickle: bool
+    dtype: str | None
     device: str
     data: str | Path | None
     seed: int
@@ -92,7 +93,7 @@ def convert(
     started = time.monotonic()
     writing = _Writing(
         Path(output), overwrite, parse_size(max_shard_size), verify, keep_failed, allow_nonfinite,
-        allow_pickle, device, data, seed, progress or Silent(),
+        allow_pickle, dtype, device, data, seed, progress or Silent(),
     )  # fmt: skip
     check_destination(writing.output, overwrite=overwrite, source=None)  # before any download
     checkpoint = open_checkpoint(model, allow_pickle=allow_pickle)
@@ -213,6 +214,7 @@ def _verification(
         data=writing.data,
         device=writing.device,
         seed=writing.seed,
+        dtype=writing.dtype,
         contract="exact",
         outputs=operation.guaranteed_outputs,
     )

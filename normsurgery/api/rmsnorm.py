@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -44,12 +45,16 @@ class Request:
 class Operation:
     """A surgery ready to be applied to the twin's files and to the real ones alike.
 
-    examination: of the source. steps: surgeries in order. forms: the ways in which the result
-    opens, by name. centred: tensors of the result that must have zero mean, with the axis.
+    examination: of the source. steps: surgeries in order. cast: to the storage dtype asked for, if
+    one was; before the steps where it widens (cast_first), else after them. forms: the ways in
+    which the result opens, by name. centred: tensors of the result that must have zero mean, with
+    the axis.
     """
 
     examination: Examination
     steps: tuple[Step, ...]
+    cast: Step | None
+    cast_first: bool
     graft: Graft
     form: str
     why: str
@@ -65,17 +70,25 @@ class Operation:
 
     def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
         """The result and a receipt for each step."""
+        casts = [self.cast] if self.cast else []
+        steps = [*casts, *self.steps] if self.cast_first else [*self.steps, *casts]
+        return self._apply(source, steps)
+
+    def prove(self) -> Proof:
+        """Prove the operation on the twin, which stays in float64 (see `anatomy.proof`)."""
+        return prove(
+            self.examination,
+            lambda twin: self._apply(twin, self.steps)[0],
+            self.forms,
+            centred=self.centred,
+        )
+
+    def _apply(self, source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:
         receipts = []
-        for step in self.steps:
+        for step in steps:
             source, receipt = step(source)
             receipts.append(receipt)
         return self.graft.attach(source), receipts
-
-    def prove(self) -> Proof:
-        """Prove the operation on the twin (see `anatomy.proof`)."""
-        return prove(
-            self.examination, lambda twin: self.operate(twin)[0], self.forms, centred=self.centred
-        )
 
 
 def plan_operation(
@@ -97,8 +110,7 @@ def plan_operation(
     )
     plan, main = _main_steps(after, request, baked)
     steps += main
-    if request.dtype:
-        steps = _with_cast(steps, checkpoint, stored_dtype(request.dtype))
+    dtype = stored_dtype(request.dtype) if request.dtype else None
     if exclusive:
         steps.append(_in_memory_names(after))
     graft = make_graft(
@@ -108,7 +120,8 @@ def plan_operation(
     if not exclusive:
         forms = {"stock": lambda _: examination.model_class, **forms}
     return Operation(
-        examination, tuple(steps), graft, "graft" if exclusive else "stock",
+        examination, tuple(steps), partial(cast, dtype=dtype) if dtype else None,
+        bool(dtype and widens(checkpoint, dtype)), graft, "graft" if exclusive else "stock",
         _why(request, baked, exclusive), forms, _centred_names(after, request, exclusive),
         _notes(checkpoint, after, graft, loose),
     )  # fmt: skip
@@ -172,15 +185,6 @@ def _folded_sites(examination: Examination, request: Request) -> list[str]:
     return [
         s.name for s in sites if request.fold_affine and not why_not_foldable(s, examination.names)
     ]
-
-
-def _with_cast(steps: list[Step], checkpoint: Checkpoint, dtype: str) -> list[Step]:
-    """A cast to more precision comes before the algebra, one to less after it."""
-
-    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
-        return cast(source, dtype)
-
-    return [step, *steps] if widens(checkpoint, dtype) else [*steps, step]
 
 
 def _in_memory_names(examination: Examination) -> Step:

@@ -150,6 +150,17 @@ def test_the_other_forms_are_verified_on_a_trained_model(trained, tmp_path, opti
     assert document["verification"]["verdict"] == "pass"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_a_cast_is_held_to_the_noise_of_its_dtype(trained, tmp_path, dtype):
+    document = normsurgery.convert(trained, tmp_path / "out", dtype=dtype, fold_affine=True)
+    verification = document.to_dict()["verification"]
+    assert verification["verdict"] == "pass"
+    assert verification["stock"]["dtype"] == dtype
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {getattr(torch, dtype)}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+
+
 def test_shards_are_kept_and_can_be_cut(trained, tmp_path):
     normsurgery.convert(trained, tmp_path / "cut", max_shard_size="1MB", verify=False)
     index = json.loads((tmp_path / "cut" / "model.safetensors.index.json").read_text())
