@@ -12,7 +12,7 @@ from normsurgery.anatomy.probe import probe
 from normsurgery.anatomy.proof import EXACT_BOUND
 from normsurgery.api.rmsnorm import Request, plan_operation
 from normsurgery.checkpoint import open_checkpoint
-from normsurgery.errors import VerificationError
+from normsurgery.errors import UnsupportedModelError, VerificationError
 from tests.families import EXACT
 
 
@@ -33,16 +33,26 @@ def test_every_family_is_proved_in_both_forms(tiny, family):
     assert proof.probe <= EXACT_BOUND
 
 
-FOLDED = ("gpt2", "opt", "gpt_neox_sequential", "nemotron_biased", "vit", "bloom", "mpt", "esm")
+# Norms with a β whose readers have no bias, and norms without γ and β.
+NOTHING_FOLDS = {
+    "falcon_old", "falcon_new", "falcon_alibi", "stablelm", "stablelm_parallel", "olmo", "nemotron",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FOLDED)
+@pytest.mark.parametrize("family", EXACT)
 def test_folding_gamma_and_beta_is_exact(tiny, family):
     operation = _operation(tiny(family), fold_affine=True)
     assert max(operation.prove().errors.values()) <= EXACT_BOUND
     _, receipts = operation.operate(open_checkpoint(tiny(family)))
     assert receipts[0].surgery == "fold-affine"
-    assert receipts[0].parameters["folded"] > 0
+    assert (receipts[0].parameters["folded"] == 0) is (family in NOTHING_FOLDS)
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_the_form_that_the_stock_class_refuses_is_exact(tiny, family):
+    proof = _operation(tiny(family), target="graft").prove()
+    assert set(proof.errors) == {"graft"}
+    assert max(proof.errors.values()) <= EXACT_BOUND
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "cohere", "whisper", "esm", "mpt"])
@@ -56,15 +66,31 @@ def test_untying_is_exact_and_writes_the_head_out(tiny, family):
     assert result.config["tie_word_embeddings"] is False
 
 
-CRMS = ("gpt2", "gptj", "opt", "phi", "starcoder2", "olmo", "nemotron", "vit", "esm", "codegen")
+NO_CRMSNORM = {
+    "bloom": "word_embeddings_layernorm writes its output to the stream",
+    "falcon_alibi": r"query_key_value\.bias is added by hand",
+    "dinov2": "reads it with cat",
+    "dinov2_swiglu": "is only a piece of",
+    "whisper": "writes the output of gelu to the stream",
+    "clip": "pre_layrnorm writes its output to the stream",
+}
 
 
-@pytest.mark.parametrize("family", CRMS)
+@pytest.mark.parametrize("family", [name for name in EXACT if name not in NO_CRMSNORM])
 def test_crmsnorm_is_exact_and_one_channel_narrower(tiny, family):
     operation = _operation(tiny(family), to="crmsnorm")
     proof = operation.prove()
     assert set(proof.errors) == {"graft"}
     assert max(proof.errors.values()) <= EXACT_BOUND
+    result, _ = operation.operate(open_checkpoint(tiny(family)))
+    widths = {size for tensor in result.values() for size in tensor.shape}
+    assert 47 in widths, "48 less one"
+
+
+@pytest.mark.parametrize("family", NO_CRMSNORM)
+def test_crmsnorm_is_refused_with_the_reason(tiny, family):
+    with pytest.raises(UnsupportedModelError, match=NO_CRMSNORM[family]):
+        _operation(tiny(family), to="crmsnorm")
 
 
 def test_bloom_s_embedding_norm_is_baked_into_the_table(tiny):
