@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from normsurgery.checkpoint.layout import Shard
+from normsurgery.checkpoint.shard import Shard
 from normsurgery.checkpoint.tensor import LazyTensor
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import SurgeryError, UsageError

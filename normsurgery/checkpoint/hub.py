@@ -10,7 +10,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from normsurgery.checkpoint.layout import INDEX, PICKLE, PICKLE_INDEX, SINGLE, check_listing
+from normsurgery.checkpoint.layout import (
+    INDEX,
+    PICKLE,
+    PICKLE_INDEX,
+    SINGLE,
+    check_listing,
+    is_other_weights,
+)
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import CheckpointError, HubError, ResourceError, SurgeryError
 
@@ -54,8 +61,6 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
 
 def needed(files: Iterable[str], *, allow_pickle: bool) -> list[str]:
     """The files of a repository that make one checkpoint: weights once, and the side files."""
-    from normsurgery.checkpoint.opening import is_other_weights
-
     listed = sorted(files)
     shards = _weight_files(listed, allow_pickle=allow_pickle)
     return [

@@ -10,7 +10,8 @@ from typing import Any
 
 from normsurgery.checkpoint import unsupported
 from normsurgery.checkpoint.files import check_inside, exists, read_small
-from normsurgery.checkpoint.safetensors_file import SafetensorsFile, read_header
+from normsurgery.checkpoint.safetensors_file import read_header
+from normsurgery.checkpoint.shard import Shard
 from normsurgery.checkpoint.tensor import LazyTensor
 from normsurgery.checkpoint.text import parse_object, shown
 from normsurgery.errors import CheckpointError
@@ -20,20 +21,6 @@ PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _MAX_INDEX_BYTES = 100_000_000
 _DAMAGED = "download the index and the shards again"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One weight file: the name it has in the source, its tensors in file order, its metadata.
-
-    header: of a safetensors file; None where the tensors came out of a pickle.
-    """
-
-    name: str
-    path: Path
-    tensors: Mapping[str, LazyTensor]
-    metadata: Mapping[str, str]
-    header: SafetensorsFile | None = None
 
 
 @dataclass(frozen=True)
@@ -159,3 +146,24 @@ def _safetensors_shard(path: Path) -> Shard:
         for name, entry in header.tensors.items()
     }
     return Shard(path.name, path, tensors, header.metadata, header)
+
+
+# the same weights again: in another format, of another framework, or of an earlier training step
+_WEIGHTS_ANYWHERE = re.compile(
+    r".*\.(gguf|ggml|onnx|onnx_data|onnx\.data|h5|msgpack|ckpt|tflite|ot|mlmodel|pth|pt)"
+)
+_WEIGHTS_AT_TOP = re.compile(
+    r"[^/]*\.(safetensors|safetensors\.index\.json)|(pytorch_model|consolidated|ggml)[^/]*\.bin"
+    r"|[^/]*\.bin\.index\.json"
+)
+_WEIGHT_DIRECTORIES = re.compile(
+    r"(original|metal|onnx|openvino|coreml|gguf|tflite|checkpoint-\d+|global_step\d+)/.*"
+)
+
+
+def is_other_weights(name: str) -> bool:
+    """Whether a file that is not part of the weights read holds weights nevertheless."""
+    return any(
+        pattern.fullmatch(name)
+        for pattern in (_WEIGHTS_ANYWHERE, _WEIGHTS_AT_TOP, _WEIGHT_DIRECTORIES)
+    )

@@ -11,7 +11,14 @@ from typing import Any
 from normsurgery.checkpoint import unsupported
 from normsurgery.checkpoint.checkpoint import Checkpoint
 from normsurgery.checkpoint.files import check_inside, exists, listed, read_small, walk
-from normsurgery.checkpoint.layout import INDEX, PICKLE_INDEX, Weights, check_listing, read_weights
+from normsurgery.checkpoint.layout import (
+    INDEX,
+    PICKLE_INDEX,
+    Weights,
+    check_listing,
+    is_other_weights,
+    read_weights,
+)
 from normsurgery.checkpoint.text import parse_object, shown
 from normsurgery.errors import CheckpointError
 
@@ -118,27 +125,6 @@ def _integers(document: Any) -> Iterator[tuple[str, int]]:
             yield from ((k, v) for k, v in part.items() if type(v) is int)
         elif isinstance(part, list):
             pending += part
-
-
-# the same weights again: in another format, of another framework, or of an earlier training step
-_WEIGHTS_ANYWHERE = re.compile(
-    r".*\.(gguf|ggml|onnx|onnx_data|onnx\.data|h5|msgpack|ckpt|tflite|ot|mlmodel|pth|pt)"
-)
-_WEIGHTS_AT_TOP = re.compile(
-    r"[^/]*\.(safetensors|safetensors\.index\.json)|(pytorch_model|consolidated|ggml)[^/]*\.bin"
-    r"|[^/]*\.bin\.index\.json"
-)
-_WEIGHT_DIRECTORIES = re.compile(
-    r"(original|metal|onnx|openvino|coreml|gguf|tflite|checkpoint-\d+|global_step\d+)/.*"
-)
-
-
-def is_other_weights(name: str) -> bool:
-    """Whether a file that is not part of the weights read holds weights nevertheless."""
-    return any(
-        pattern.fullmatch(name)
-        for pattern in (_WEIGHTS_ANYWHERE, _WEIGHTS_AT_TOP, _WEIGHT_DIRECTORIES)
-    )
 
 
 def _other_files(directory: Path, weights: Weights) -> tuple[tuple[str, ...], tuple[str, ...]]:

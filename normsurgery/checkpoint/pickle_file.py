@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.checkpoint.files import opened
-from normsurgery.checkpoint.layout import Shard
+from normsurgery.checkpoint.shard import Shard
 from normsurgery.checkpoint.tensor import LazyTensor
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import CheckpointError

@@ -9,8 +9,9 @@ from typing import Any
 
 from normsurgery.checkpoint.checkpoint import Checkpoint
 from normsurgery.checkpoint.dtypes import BITS
-from normsurgery.checkpoint.layout import INDEX, SINGLE, Shard
+from normsurgery.checkpoint.layout import INDEX, SINGLE
 from normsurgery.checkpoint.safetensors_file import encode_header
+from normsurgery.checkpoint.shard import Shard
 from normsurgery.checkpoint.tensor import LazyTensor
 
 Named = tuple[str, LazyTensor]
