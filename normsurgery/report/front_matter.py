@@ -42,7 +42,7 @@ def merged(front: str, ours: Mapping[str, Any]) -> str:
     kept = "".join(text for key, text in _pieces(front) if key not in new)
     text = kept + yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
     if _mapping(text) != wanted:
-        text = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(wanted, sort_keys=False)  # escapes what YAML would fold away
     return f"---\n{text}---\n"
 
 
@@ -63,7 +63,7 @@ def _mapping(text: str) -> dict[str, Any] | None:
 def _pieces(front: str) -> list[tuple[str | None, str]]:
     """Each top-level key with its lines; what stands before the first has no key."""
     pieces: list[tuple[str | None, str]] = []
-    for line in front.splitlines():
+    for line in front.removesuffix("\n").split("\n"):  # splitlines also cuts at U+0085, U+2028 …
         found = _KEY.match(line)
         if found or not pieces:
             pieces.append((found["key"] if found else None, ""))
