@@ -1,7 +1,7 @@
 """The errors that normsurgery raises: one line, one hint, one exit code.
 
 `SurgeryError` is the only exception a caller needs to catch; the subclasses exist to give
-each kind of failure its exit code (see the README, "Exit codes").
+each kind of failure its exit code (the README lists them).
 """
 
 from __future__ import annotations

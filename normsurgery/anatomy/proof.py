@@ -57,12 +57,14 @@ def prove(
     forms: Mapping[str, FormClass],
     *,
     centred: Mapping[str, int] | None = None,
+    exclusive: bool = False,
 ) -> Proof:
     """Prove a surgery on the twin.
 
     operate: the surgery, checkpoint → checkpoint. forms: name → function from the result's
     directory to the class that opens it. centred: tensors of the result that must have zero mean
-    along the given axis (float64 rounding allowed).
+    along the given axis (float64 rounding allowed). exclusive: the source's class computes
+    something else with the result, so it must fail to open it.
     Raises VerificationError naming the tensor, the output or the form that is wrong.
     """
     pushed = probe(examination.twin, examination.anatomy)
@@ -73,6 +75,8 @@ def prove(
         after.mkdir()
         write_weights(result, after, hashes=False)
         _check_centred(result, centred or {})
+        if exclusive:
+            _check_refused(examination.model_class, after)
         hidden = examination.anatomy.exposed
         inputs = examination.twin.inputs
         # The twin in memory is the reference: names misread on the way to disk would show too.
@@ -93,6 +97,18 @@ def prove(
                     "please report the model id",
                 )
     return Proof(errors, controls, pushed, tuple(reference))
+
+
+def _check_refused(model_class: Any, directory: Path) -> None:
+    try:
+        with quiet():
+            model_class.from_pretrained(directory)
+    except Exception:  # whatever the class refuses it with
+        return
+    raise VerificationError(
+        f"{model_class.__name__} opens the result, although it computes something else with it",
+        "nothing was written; please report the model id",
+    )
 
 
 def _run_form(
@@ -131,7 +147,10 @@ def load_float64(model_class: Any, directory: Path) -> Any:
 def _checked_error(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor], form: str) -> float:
     if set(ours) != set(reference):
         odd = sorted(set(ours) ^ set(reference))[0]
-        raise VerificationError(f"the {form} form and the source differ in outputs: {odd}", "")
+        raise VerificationError(
+            f"the {form} form and the source differ in outputs: {odd}",
+            "nothing was written; please report the model id",
+        )
     error, where = relative_error(ours, reference)
     if not error <= EXACT_BOUND:
         raise VerificationError(

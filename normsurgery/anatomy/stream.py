@@ -1,6 +1,6 @@
 """From the graph to the anatomy: streams, writers, norm sites, readers, or the reason why not.
 
-Source: math.md §1; "Pre-RMSNorm and Pre-CRMSNorm Transformers", arXiv 2305.14858.
+Source: "Pre-RMSNorm and Pre-CRMSNorm Transformers", arXiv 2305.14858.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The twin: a tiny random model of the checkpoint's own class and flags, in float64.
 
-Discovered and proved on the twin, applied on disk: see the README, "How it works".
+A surgery is discovered and proved on the twin, then applied to the files on disk.
 """
 
 from __future__ import annotations
@@ -29,18 +29,13 @@ TWIN_BATCH, TWIN_LENGTH = 2, 11
 class Twin:
     """A tiny model (float64, eval, every parameter random) with inputs for one forward.
 
-    config: its configuration as JSON values; inputs: keyword arguments of its forward.
+    inputs: keyword arguments of its forward.
     shapes: leaf module → shape of the input that it took, for the modules that may be norms.
     """
 
     model: Any
-    config: dict[str, Any]
     inputs: dict[str, Tensor]
     shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def model_class(self) -> type:
-        return type(self.model)
 
 
 def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
@@ -110,7 +105,7 @@ def build_twin(model_class: type, config: Any, *, seed: int = 0, depth: int | No
     model = model.double().eval()
     randomize(model, seed=seed)
     inputs, shapes = _trial(model, seed)
-    return Twin(model, tiny, inputs, shapes)
+    return Twin(model, inputs, shapes)
 
 
 def _trial(model: Any, seed: int) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:

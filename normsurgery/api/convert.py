@@ -86,7 +86,7 @@ def convert(
 
     The surgery is found and proved on a tiny twin in float64, applied to the real files one tensor
     at a time, and verified on the saved files before they move to `output`.
-    Source: arXiv 2305.14858; math.md §1.
+    Source: arXiv 2305.14858.
     Raises UnsupportedModelError with the reason where the mean of a stream cannot be removed,
     VerificationError where a proof or the verification fails; other SurgeryErrors as they say.
     """

@@ -81,6 +81,7 @@ class Operation:
             lambda twin: self._apply(twin, self.steps)[0],
             self.forms,
             centred=self.centred,
+            exclusive=self.form == "graft",
         )
 
     def _apply(self, source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:
@@ -111,8 +112,9 @@ def plan_operation(
     plan, main = _main_steps(after, request, baked)
     steps += main
     dtype = stored_dtype(request.dtype) if request.dtype else None
-    if exclusive:
-        steps.append(_in_memory_names(after))
+    renames = _in_memory_names(after) if exclusive else {}
+    if renames:
+        steps.append(partial(_renamed, names=renames))
     graft = make_graft(
         after, plan, source=checkpoint.model_id, folded=_folded_sites(after, request)
     )
@@ -187,19 +189,19 @@ def _folded_sites(examination: Examination, request: Request) -> list[str]:
     ]
 
 
-def _in_memory_names(examination: Examination) -> Step:
-    """An exclusive graft has a model type of its own, without the stock type's key renames."""
+def _in_memory_names(examination: Examination) -> dict[str, str]:
+    """Names on disk that the stock type's loader renames: an exclusive graft has its own type."""
+    return {
+        name: part.parameter
+        for name, part in examination.names.parts.items()
+        if part.index is None and not part.transposed and name != part.parameter
+    }
 
-    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
-        renames = {
-            name: part.parameter
-            for name, part in examination.names.parts.items()
-            if name in source and part.index is None and not part.transposed
-        }
-        changed = {old: new for old, new in renames.items() if old != new}
-        return source.rename(changed), Receipt("rename", "exact", kept=len(source))
 
-    return step
+def _renamed(source: Checkpoint, *, names: dict[str, str]) -> tuple[Checkpoint, Receipt]:
+    present = {old: new for old, new in names.items() if old in source}
+    parameters = {"renamed": len(present)}
+    return source.rename(present), Receipt("rename", "exact", parameters, kept=len(source))
 
 
 def _centred_names(examination: Examination, request: Request, exclusive: bool) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Import a modeling file straight from its directory.
 
 `AutoModel.from_pretrained(trust_remote_code=True)` registers the class for its model type in the
-whole process, so that a later untrusted load of that type would get it (math.md §7). This does not.
+whole process, so that a later untrusted load of that type would get it. This does not.
 """
 
 from __future__ import annotations

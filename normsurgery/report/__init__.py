@@ -1,6 +1,6 @@
 """What a person reads: tables of documents, the model card, the progress protocol.
 
-A document is what `to_dict()` of a result gives and `--json` prints (design.md, "For programs");
+A document is what `to_dict()` of a result gives and `--json` prints;
 nothing here knows where it came from, and nothing prints.
 """
 

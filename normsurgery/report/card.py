@@ -42,7 +42,7 @@ def model_card(
 ) -> str:
     """The README.md of a result.
 
-    document: of `convert` or another surgery (design.md, "For programs"). source_card: the
+    document: of `convert` or another surgery. source_card: the
     source's README.md. notes: what is not guaranteed, in addition to what the surgery implies.
     """
     front, body = split(source_card or "")

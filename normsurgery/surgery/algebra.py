@@ -29,7 +29,7 @@ def _slabs(tensor: Tensor) -> Iterator[slice]:
 
 
 def centred(weight: Tensor, *, dim: int, scale: Tensor | None = None) -> Tensor:
-    """P W, or P diag(scale) W: the mean along `dim` subtracted (math.md §1), P = I − 11ᵀ/d.
+    """P W, or P diag(scale) W: the mean along `dim` subtracted, P = I − 11ᵀ/d.
 
     scale: [d], a per-channel gain that is folded in first (LayerScale).
     """

@@ -1,6 +1,6 @@
 """Bake a norm that reads nothing but looked-up embeddings into the table itself (BLOOM).
 
-Contract: exact. Source: math.md §1, "Embedding LN": E ← P LN(E), and the norm is gone.
+Contract: exact. E ← P LN(E), and the norm is gone.
 The table must not be tied: `untie` comes first. The stock class would normalize again, so the
 result is a graft.
 """

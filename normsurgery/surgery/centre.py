@@ -1,6 +1,6 @@
 """Make every writer to the residual stream zero-mean (the heart of LayerNorm → RMSNorm).
 
-Contract: exact. Source: math.md §1; "Pre-RMSNorm and Pre-CRMSNorm Transformers: Equivalent and
+Contract: exact. Source: "Pre-RMSNorm and Pre-CRMSNorm Transformers: Equivalent and
 Efficient Pre-LN Transformers", arXiv 2305.14858.
 LN(x) depends on the centred x only, so a stream whose writers are centred computes the same in the
 stock class, and its LayerNorms are RMSNorms with the same γ, β and ε.

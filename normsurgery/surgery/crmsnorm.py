@@ -1,6 +1,6 @@
 """Drop one channel of a centred stream: CRMSNorm.
 
-Contract: exact. Source: arXiv 2305.14858; math.md §1: the last channel is minus the sum of the
+Contract: exact. Source: arXiv 2305.14858: the last channel is minus the sum of the
 others, so readers become W[:, :-1] − W[:, -1:] (γ folded first), writers lose their last output,
 and the norm is c · rsqrt((Σc² + (Σc)²)/d + ε) with the original d.
 Refuses: a reader that is not a linear, a tied table, a stream that needs centring at run time.

@@ -1,6 +1,6 @@
 """Fold a norm's γ and β into the linears that read it.
 
-Contract: exact. Source: math.md §2: b ← b + W β, W ← W diag(γ); leaves γ = 1, β = 0 (a class that
+Contract: exact. b ← b + W β, W ← W diag(γ); leaves γ = 1, β = 0 (a class that
 stores γ − 1 keeps 0).
 Folds a site only when every reader of the norm's output is a linear that takes both; the others
 keep their γ and β, and the receipt says why.

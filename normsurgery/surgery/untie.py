@@ -1,6 +1,6 @@
 """Give a tied head a table of its own, so that the embedding may be changed without it.
 
-Contract: exact. Source: math.md §1, "Tied embeddings", and §7: `tie_word_embeddings: false` unties
+Contract: exact. `tie_word_embeddings: false` unties
 more than the head in some families, so every tensor that becomes independent is written out.
 Refuses: a class that ties whatever the configuration says.
 """

@@ -46,6 +46,6 @@ class VerifyOptions:
 
 
 def check_contract(contract: str) -> None:
-    """UsageError unless it is one of math.md's four."""
+    """UsageError unless it is exact, fitted, lossy or trained."""
     if contract not in CONTRACTS:
         raise UsageError(f"unknown contract {contract!r}", f"one of: {', '.join(CONTRACTS)}")

@@ -78,7 +78,9 @@ def weight_files(directory: Path) -> list[Path]:
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{index} cannot be read: {error!r}", "") from None
+            raise CheckpointError(
+                f"{index} cannot be read: {error!r}", "download it again"
+            ) from None
         return [directory / name for name in names]
     single = directory / "model.safetensors"
     if single.is_file():
@@ -107,7 +109,7 @@ def stored_dtype(directory: Path) -> torch.dtype:
                     view = handle.get_slice(name)
                     sizes[view.get_dtype()] += max(1, _count(view.get_shape()))
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}", "") from None
+            raise CheckpointError(f"{file} cannot be read: {error}", "download it again") from None
     known = [name for name, _ in sizes.most_common() if name in _HEADER_DTYPES]
     if known:
         return _HEADER_DTYPES[known[0]]

@@ -1,4 +1,4 @@
-"""The verification document, and the rules that decide pass or fail (math.md's contracts).
+"""The verification document, and the rules that decide pass or fail.
 
 An `exact` candidate passes when all of this holds:
 
@@ -158,7 +158,7 @@ class GenerationFigures:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured, and the verdict with its reasons. Document: design.md, "For programs"."""
+    """What was measured, and the verdict with its reasons."""
 
     contract: str
     dtype: str

@@ -101,6 +101,23 @@ def test_bloom_s_embedding_norm_is_baked_into_the_table(tiny):
     assert "lm_head.weight" in result
 
 
+def test_a_graft_that_the_stock_class_opens_is_no_exclusive_one(tiny):
+    """Without the guard in config.json the stock class would load it and compute something else."""
+    operation = _operation(tiny("gpt2"), target="graft")
+    open_to_all = dataclasses.replace(operation.graft, guard=None, config={"auto_map": {}})
+    with pytest.raises(VerificationError, match="GPT2LMHeadModel opens the result"):
+        dataclasses.replace(operation, graft=open_to_all).prove()
+
+
+def test_an_exclusive_graft_uses_the_names_in_memory(tiny):
+    source = open_checkpoint(tiny("gpt_neox"))
+    assert "embed_out.weight" in source, "Pythia's own name, which its stock type renames"
+    operation = _operation(tiny("gpt_neox"), target="graft")
+    result, receipts = operation.operate(source)
+    assert "lm_head.weight" in result
+    assert receipts[-1].parameters == {"renamed": 1}
+
+
 def test_a_writer_left_out_is_named(tiny):
     source = open_checkpoint(tiny("gpt2"))
     left_out = "transformer.h.1.mlp.c_proj.weight"

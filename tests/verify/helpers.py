@@ -39,7 +39,7 @@ def cast(dtype: torch.dtype) -> Edit:
 
 
 def centre_gpt2(tensors: dict[str, Tensor]) -> None:
-    """Remove the mean of all writers but the tied embedding: exact under LayerNorm (math.md §1)."""
+    """Remove the mean of all writers but the tied embedding: exact under LayerNorm."""
     for name, tensor in tensors.items():
         if "c_proj" in name or "wpe" in name:
             wide = tensor.double()
