@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,13 +33,17 @@ Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for. dtype: as the option spells it, None to keep the source's."""
+    """What was asked for. dtype: as the option spells it, None to keep the source's.
+
+    part: the module whose streams are converted, None for all of the model.
+    """
 
     to: To = "rmsnorm"
     target: Target = "auto"
     fold_affine: bool = False
     untie: bool = False
     dtype: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,9 @@ def plan_operation(
 
     Raises UnsupportedModelError with the reason where the surgery does not apply.
     """
-    examination = examine(checkpoint, trust_remote_code=trust_remote_code)
-    _check_request(request, examination)
+    whole = examine(checkpoint, trust_remote_code=trust_remote_code)
+    examination = _restricted(whole, request.part)
+    _check_request(request, examination, whole)
     exclusive = request.target == "graft" or request.to == "crmsnorm"
     baked = bakeable(examination.anatomy) if exclusive else []
     shared = [w for s in examination.anatomy.convertible() for w in s.writers if w.shared]
@@ -110,6 +115,7 @@ def plan_operation(
     after, steps = (
         _untied(checkpoint, examination, trust_remote_code) if loose else (examination, [])
     )
+    after = _restricted(after, request.part)
     plan, main = _main_steps(after, request, baked)
     steps += main
     dtype = stored_dtype(request.dtype) if request.dtype else None
@@ -117,8 +123,9 @@ def plan_operation(
     if renames:
         steps.append(partial(_renamed, names=renames))
     graft = make_graft(
-        after, plan, source=checkpoint.model_id, folded=_folded_sites(after, request)
-    )
+        after, plan, source=checkpoint.model_id, part=request.part,
+        folded=_folded_sites(after, request),
+    )  # fmt: skip
     forms: dict[str, Callable[[Path], type]] = {"graft": graft.class_of()}
     if not exclusive:
         forms = {"stock": lambda _: examination.model_class, **forms}
@@ -130,7 +137,21 @@ def plan_operation(
     )  # fmt: skip
 
 
-def _check_request(request: Request, examination: Examination) -> None:
+def _restricted(examination: Examination, part: str | None) -> Examination:
+    """The examination with the streams of one part only; UsageError for a part that has none."""
+    if part is None:
+        return examination
+    anatomy = examination.anatomy.only(part)
+    if not anatomy.streams:
+        known = dict.fromkeys(s.part or "." for s in examination.anatomy.layer_norm_streams())
+        raise UsageError(
+            f"--part {part}: no residual stream that LayerNorms read lies in such a module",
+            f"parts with one: {', '.join(known) or 'none'}",
+        )
+    return replace(examination, anatomy=anatomy)
+
+
+def _check_request(request: Request, examination: Examination, whole: Examination) -> None:
     if request.to == "crmsnorm" and request.target == "stock":
         raise UsageError(
             "CRMSNorm is one channel narrower than any stock class",
@@ -138,7 +159,11 @@ def _check_request(request: Request, examination: Examination) -> None:
         )
     reason = examination.anatomy.why_not()
     if reason:
-        raise UnsupportedModelError(reason, "normsurgery inspect MODEL   # what does apply")
+        parts = whole.anatomy.convertible_parts()
+        offer = f"--part {parts[0]} converts that part" if parts else ""
+        raise UnsupportedModelError(
+            reason, offer or "normsurgery inspect MODEL   # what does apply"
+        )
 
 
 def _is_tied(site: NormSite, examination: Examination) -> bool:
@@ -254,6 +279,7 @@ def _notes(
         ]
     if loose:
         notes.append("untied: the head has a table of its own now")
+    notes += [f"{name} stays a LayerNorm: {reason}" for name, reason in anatomy.left.items()]
     if anatomy.exposed:
         notes.append(f"not guaranteed: {', '.join(anatomy.exposed)} shows the stream's mean")
     notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
