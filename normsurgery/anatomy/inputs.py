@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
 _FRAMES = 32
+_GRID = (1, 4, 4)  # time, height and width of a picture, in patches
 _TEXT_LIMITS = (
     "max_position_embeddings", "n_positions", "max_target_positions", "max_seq_len", "n_ctx",
 )  # fmt: skip
@@ -147,9 +148,10 @@ class _Maker:
         if token is None or tower is None:
             return inputs
         kind = next(self.model.parameters()).dtype
+        grid = {key: inputs[key] for key in ("image_grid_thw",) if key in inputs}
         try:
             with torch.no_grad():
-                found = tower.get_image_features(inputs["pixel_values"].to(kind))
+                found = tower.get_image_features(inputs["pixel_values"].to(kind), **grid)
         except Exception:  # this layout is not the model's; the next one may be
             return inputs
         features = getattr(found, "pooler_output", found)
@@ -179,7 +181,19 @@ class _Maker:
 
     def pictures(self) -> list[Tensor]:
         picture, film = self._picture(), self.film()[0]
-        return [picture, film, picture.unsqueeze(1)]
+        layouts = [picture, film, picture.unsqueeze(1), self._patches()]
+        return layouts[::-1] if "image_grid_thw" in self.accepted else layouts
+
+    def _patches(self) -> Tensor:
+        """Flattened patches of all pictures in a row, as many as `grids` says."""
+        patch = self.setting("patch_size", default=16)
+        side = patch if isinstance(patch, int) else patch[-1]
+        channels = self.setting("in_channels", "num_channels", default=3)
+        depth = self.setting("temporal_patch_size", default=1)
+        return self.noise(self.batch * _GRID[1] * _GRID[2], channels * depth * side * side)
+
+    def grids(self) -> list[Tensor]:
+        return [torch.tensor([_GRID] * self.batch)]
 
     def film(self) -> list[Tensor]:
         frames = self.setting("num_frames", "frames_per_clip", default=2)
@@ -234,6 +248,7 @@ _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "input_features": _Maker.spectrograms,
     "input_values": _Maker.waves,
     "pixel_values": _Maker.pictures,
+    "image_grid_thw": _Maker.grids,
     "pixel_values_videos": _Maker.film,
     "image_embeds_position_mask": _Maker.mask_of_latents,
     "inputs": _Maker.anything,

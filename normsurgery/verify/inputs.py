@@ -140,10 +140,11 @@ class _Host:
     def parameters(self) -> Iterator[Tensor]:
         yield torch.empty(0)
 
-    def _image_features(self, pictures: Tensor) -> Any:
+    def _image_features(self, pictures: Tensor, **grid: Tensor) -> Any:
         model: Any = self._model
         tower: Any = self._tower
-        return tower.get_image_features(pictures.to(model.device, model.dtype))
+        placed = {key: value.to(model.device) for key, value in grid.items()}
+        return tower.get_image_features(pictures.to(model.device, model.dtype), **placed)
 
 
 def chosen_layout(model: Any, run: Callable[[dict[str, Tensor]], Any], *, length: int) -> int:

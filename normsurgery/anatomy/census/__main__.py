@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from normsurgery.anatomy.census.architectures import families, has_layer_norm
+from normsurgery.anatomy.census.architectures import families
 from normsurgery.anatomy.census.pool import run_each
 from normsurgery.anatomy.census.trial import FAILED, Row, try_family
 
@@ -23,23 +23,21 @@ from normsurgery.anatomy.census.trial import FAILED, Row, try_family
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(prog="python -m normsurgery.anatomy.census")
-    parser.add_argument("families", nargs="*", help="default: all that speak of a LayerNorm")
+    parser.add_argument("families", nargs="*", help="default: all")
     parser.add_argument("--csv", help="write the rows to this file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for a family")
+    parser.add_argument("--timeout", type=float, default=180.0, help="seconds for a family")
     options = parser.parse_args()
     import torch
     import transformers
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    chosen = options.families or [family for family in families() if has_layer_norm(family)]
+    chosen = options.families or families()
     rows = []
-    for family, row, trouble, seconds in run_each(
-        try_family, chosen, jobs=options.jobs, timeout=options.timeout
-    ):
-        row = row or Row(family, FAILED, reason=trouble)
-        rows.append(replace(row, seconds=round(seconds, 1)))
+    for outcome in run_each(try_family, chosen, jobs=options.jobs, timeout=options.timeout):
+        row = outcome.result or Row(outcome.item, FAILED, reason=outcome.trouble)
+        rows.append(replace(row, seconds=round(outcome.seconds, 1)))
         print(_line(rows[-1]), flush=True)
     rows.sort(key=lambda row: row.family)
     if options.csv:

@@ -31,14 +31,6 @@ def families() -> list[str]:
     return sorted(path.name for path in root.iterdir() if any(path.glob("modeling_*.py")))
 
 
-def has_layer_norm(family: str) -> bool:
-    """Whether the family's own code speaks of a LayerNorm at all (a quick look, not a verdict)."""
-    import transformers.models
-
-    root = Path(transformers.models.__path__[0], family)
-    return any("layernorm" in text.read_text().lower() for text in root.glob("modeling_*.py"))
-
-
 def classes_of(family: str) -> list[type]:
     """The family's model classes, the most telling first.
 

@@ -7,6 +7,7 @@ random values in transformers' own spelling, compared with the model that they w
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from normsurgery.anatomy.twin import build_twin, relative_error
 from normsurgery.checkpoint import open_checkpoint, write_weights
 from normsurgery.errors import SurgeryError, UnsupportedModelError
 
-# Verdicts, the best first.
 PROVED, PART, REFUSED, NO_NORM, UNTRIED, FAILED, WRONG = (
     "proved", "part", "refused", "no LayerNorm", "not built", "failed", "WRONG",
 )  # fmt: skip
@@ -45,21 +45,24 @@ class Row:
     seconds: float = 0.0
 
 
-def try_family(family: str) -> Row:
-    """The best verdict that one of the family's classes gets."""
-    best = Row(family, UNTRIED, reason="no class of its own")
+def try_family(family: str) -> Iterator[Row]:
+    """Ever better verdicts on the family, as its classes are tried one after another."""
+    best: Row | None = None
     for model_class in classes_of(family)[:_TRIES]:
         row = try_class(family, model_class)
         if row.verdict == PROVED and is_tower(model_class):
             row = replace(row, verdict=PART, part=row.architecture)
-        if not best.architecture or _ORDER.index(row.verdict) < _ORDER.index(best.verdict):
+        if best is None or _TELLS[row.verdict] > _TELLS[best.verdict]:
             best = row
+            yield best
         if best.verdict in (PROVED, WRONG):
-            break
-    return best
+            return
+    if best is None:
+        yield Row(family, UNTRIED, reason="no class of its own")
 
 
-_ORDER = (WRONG, PROVED, PART, REFUSED, FAILED, NO_NORM, UNTRIED)
+# How much a verdict on one class says of its family; of equals the first class's counts.
+_TELLS = {WRONG: 5, PROVED: 4, PART: 3, REFUSED: 2, FAILED: 1, NO_NORM: 0, UNTRIED: 0}
 
 
 def try_class(family: str, model_class: Any) -> Row:
