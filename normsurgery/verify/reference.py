@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from normsurgery.anatomy.float64 import Float64
 from normsurgery.errors import CheckpointError, SurgeryError, UsageError
 from normsurgery.report.progress import Advance, Progress, Silent, Unit
 from normsurgery.verify.figures import SpreadGatherer
@@ -132,16 +133,26 @@ class _Runner:
         return self._finish(dtype, narrow, torch.float32, truth)
 
     def _float64_truth(self, dtype: torch.dtype, narrow: torch.dtype) -> RowStore | None:
-        """None, with a note, where the model's code cannot run in float64."""
-        try:
-            return self._pass(torch.float64, "truth", narrow, generates=dtype is torch.float64)
-        except SurgeryError:
-            raise
-        except (RuntimeError, TypeError, ValueError) as error:
-            self.notes.append(
-                f"held to float32: the reference cannot run in float64 ({_line(error)})"
-            )
-            return None
+        """None, with a note, where the model's code cannot run in float64.
+
+        Code that casts to float32 by hand, and fails then, is run with these casts answered in
+        float64; a candidate that is to be run in float64 gets no such help, nor its reference.
+        """
+        modes: list[contextlib.AbstractContextManager[Any]] = [contextlib.nullcontext()]
+        modes += [] if dtype is torch.float64 else [Float64()]
+        reason = ""
+        for mode in modes:
+            try:
+                with mode:
+                    return self._pass(
+                        torch.float64, "truth", narrow, generates=dtype is torch.float64
+                    )
+            except SurgeryError:
+                raise
+            except (RuntimeError, TypeError, ValueError) as error:
+                reason = reason or _line(error)
+        self.notes.append(f"held to float32: the reference cannot run in float64 ({reason})")
+        return None
 
     def _finish(
         self, dtype: torch.dtype, narrow: torch.dtype, truth_dtype: torch.dtype, truth: RowStore

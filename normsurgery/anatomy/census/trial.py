@@ -55,7 +55,7 @@ def try_family(family: str) -> Iterator[Row]:
         if best is None or _TELLS[row.verdict] > _TELLS[best.verdict]:
             best = row
             yield best
-        if best.verdict in (PROVED, WRONG):
+        if best.verdict in (PROVED, WRONG, NO_NORM):
             return
     if best is None:
         yield Row(family, UNTRIED, reason="no class of its own")
