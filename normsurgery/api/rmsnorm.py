@@ -10,9 +10,7 @@ from typing import Literal
 
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import NormSite
-from normsurgery.anatomy.names import tied_names
 from normsurgery.anatomy.proof import Proof, prove
-from normsurgery.anatomy.twin import build_twin
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.attach import Graft, make_graft
@@ -23,7 +21,7 @@ from normsurgery.surgery.centre import centre_writers
 from normsurgery.surgery.crmsnorm import drop_channel, why_not_crmsnorm
 from normsurgery.surgery.fold_norm import fold_affine, stream_sites, why_not_foldable
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.surgery.untie import untie
+from normsurgery.surgery.untie import separate_head
 
 To = Literal["rmsnorm", "crmsnorm"]
 Target = Literal["auto", "stock", "graft"]
@@ -106,9 +104,10 @@ def plan_operation(
     shared = [w for s in examination.anatomy.convertible() for w in s.writers if w.shared]
     tied_table = bool(shared) or any(_is_tied(site, examination) for site in baked)
     loose = tied_table and (request.untie or request.to == "crmsnorm" or bool(baked))
-    after, steps = (
-        _untied(checkpoint, examination, trust_remote_code) if loose else (examination, [])
-    )
+    after, steps = examination, list[Step]()
+    if loose:
+        after, step = separate_head(checkpoint, examination, trust_remote_code=trust_remote_code)
+        steps.append(step)
     plan, main = _main_steps(after, request, baked)
     steps += main
     dtype = stored_dtype(request.dtype) if request.dtype else None
@@ -142,22 +141,6 @@ def _check_request(request: Request, examination: Examination) -> None:
 
 def _is_tied(site: NormSite, examination: Examination) -> bool:
     return site.table in examination.anatomy.tied
-
-
-def _untied(
-    checkpoint: Checkpoint, examination: Examination, trust_remote_code: bool
-) -> tuple[Examination, list[Step]]:
-    """The examination of the untied checkpoint, and the step that unties."""
-    config = examination.config
-    tied, config.tie_word_embeddings = config.tie_word_embeddings, False
-    untied = tied_names(build_twin(examination.model_class, config).model)
-    config.tie_word_embeddings = tied
-
-    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
-        return untie(source, examination.names, untied)
-
-    loose, _ = step(checkpoint)
-    return examine(loose, trust_remote_code=trust_remote_code, tie=False), [step]
 
 
 def _main_steps(
