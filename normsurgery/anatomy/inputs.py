@@ -1,74 +1,205 @@
-"""Example inputs of any modality, made from a model's configuration and forward signature."""
+"""Example inputs of any modality, made from a model's configuration and forward signature.
+
+Where a signature leaves the layout open (a spectrogram with time first or last, a picture or a
+video), there are several candidates, and the first on which the model runs is the one.
+"""
 
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
+_FRAMES = 32
+_TEXT_LIMITS = (
+    "max_position_embeddings", "n_positions", "max_target_positions", "max_seq_len", "n_ctx",
+)  # fmt: skip
 
-def example_inputs(model: nn.Module, *, batch: int, length: int, seed: int) -> dict[str, Tensor]:
-    """Seeded random inputs that `model.forward` takes, in the model's own dtype and device.
+
+def example_candidates(
+    model: nn.Module, *, batch: int, length: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Seeded random inputs that `model.forward` may take, in the model's own dtype and device.
 
     Token ids [batch, length] keep clear of the special ids (a pad in the middle shifts positions in
-    some families). Images [batch, channels, height, width] and audio features [batch, mels, frames]
-    have the sizes that the configuration asks for. length is capped at the longest position.
+    some families). Images [batch, channels, height, width], videos [batch, frames, channels,
+    height, width], spectrograms [batch, mels, frames] or [batch, frames, mels] and waveforms
+    [batch, samples] have the sizes that the configuration asks for. length is capped at the
+    longest position.
     """
-    generator = torch.Generator().manual_seed(seed)
-    config: Any = model.config
     accepted = inspect.signature(model.forward).parameters
-    text = getattr(config, "text_config", config)
-    inputs: dict[str, Tensor] = {}
-    if "input_ids" in accepted:
-        inputs |= _tokens(text, generator, batch, length)
-    if "input_features" in accepted:
-        inputs["input_features"] = _audio_features(config, generator, batch)
-    if "pixel_values" in accepted:
-        inputs["pixel_values"] = _pixels(getattr(config, "vision_config", config), generator, batch)
-    if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = _tokens(text, generator, batch, length)["input_ids"]
-    if "input_ids" in inputs and "attention_mask" not in accepted:
-        del inputs["attention_mask"]
+    maker = _Maker(model, torch.Generator().manual_seed(seed), batch, length)
+    names = [name for name in _MAKERS if name in accepted and _wanted(name, accepted, maker)]
     parameter = next(model.parameters())
-    return {
-        name: tensor.to(parameter.device, parameter.dtype if tensor.is_floating_point() else None)
-        for name, tensor in inputs.items()
-    }
+    for choice in itertools.product(*(_MAKERS[name](maker) for name in names)):
+        inputs = dict(zip(names, choice, strict=True))
+        if "attention_mask" in accepted and "input_ids" in inputs:
+            rows = inputs["input_ids"].shape[:1] + inputs["input_ids"].shape[-1:]
+            inputs["attention_mask"] = torch.ones(rows, dtype=torch.long)
+        yield {
+            name: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
 
 
-def _tokens(config: Any, generator: torch.Generator, batch: int, length: int) -> dict[str, Tensor]:
-    limits = [
-        getattr(config, key, None)
-        for key in (
-            "max_position_embeddings",
-            "n_positions",
-            "max_target_positions",
-            "max_seq_len",
-            "n_ctx",
-        )
-    ]
-    length = min([length, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])
-    special = {
-        value for key, value in config.to_dict().items()
-        if key.endswith("token_id") and isinstance(value, int)
-    }  # fmt: skip
-    allowed = torch.tensor([i for i in range(min(config.vocab_size, 4096)) if i not in special])
-    chosen = torch.randint(len(allowed), (batch, length), generator=generator)
-    ids = allowed[chosen]
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+def example_inputs(
+    model: nn.Module, *, batch: int, length: int, seed: int, candidate: int = 0
+) -> dict[str, Tensor]:
+    """One of the candidates (see `example_candidates`), by number."""
+    made = example_candidates(model, batch=batch, length=length, seed=seed)
+    return next(itertools.islice(made, candidate, None))
 
 
-def _audio_features(config: Any, generator: torch.Generator, batch: int) -> Tensor:
-    frames = 2 * getattr(config, "max_source_positions", 16)  # the stem's convolution halves them
-    mels = getattr(config, "num_mel_bins", 80)
-    return torch.randn(batch, mels, frames, generator=generator)
+def _wanted(name: str, accepted: Any, maker: _Maker) -> bool:
+    """Arguments that no modality needs are made only where the forward insists on them."""
+    if name == "decoder_input_ids":
+        return bool(getattr(maker.config, "is_encoder_decoder", False))
+    if name == "inputs":
+        return "input_ids" not in accepted or bool(maker.setting("num_latents"))
+    if name == "input_ids" and "inputs" in accepted and maker.setting("num_latents"):
+        return False
+    return name not in _ON_DEMAND or accepted[name].default is inspect.Parameter.empty
 
 
-def _pixels(config: Any, generator: torch.Generator, batch: int) -> Tensor:
-    size = getattr(config, "image_size", 224)
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
-    return torch.randn(
-        batch, getattr(config, "num_channels", 3), height, width, generator=generator
-    )
+@dataclass
+class _Maker:
+    """Makes one argument after another; every method gives the layouts to try, likely first."""
+
+    model: Any
+    generator: torch.Generator
+    batch: int
+    length: int
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def text(self) -> Any:
+        """The configuration of the part that reads tokens."""
+        nested = (getattr(self.config, key, None) for key in ("text_config", "decoder"))
+        return next((c for c in nested if hasattr(c, "vocab_size")), self.config)
+
+    def setting(self, *keys: str, default: Any = None) -> Any:
+        """The first of these keys that the configuration, or one nested in it, has a value for."""
+        queue = [self.config]
+        while queue:
+            config = queue.pop(0)
+            found = (getattr(config, key, None) for key in keys)
+            value = next((value for value in found if value is not None), None)
+            if value is not None:
+                return value
+            nested = vars(config).values()
+            queue += [sub for sub in nested if hasattr(sub, "to_dict")]
+        return default
+
+    def noise(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+    def tokens(self) -> list[Tensor]:
+        limits = [getattr(self.text, key, None) for key in _TEXT_LIMITS]
+        length = min([self.length, *(n for n in limits if isinstance(n, int) and n > 0)])
+        ids = self._ids(self.batch, length)
+        books = getattr(self.text, "num_codebooks", None)
+        if not books:
+            return [ids]
+        many = self._ids(self.batch * books, length)
+        cube = many.view(self.batch, books, length)
+        return [many, cube, cube.transpose(1, 2).contiguous(), ids]
+
+    def _ids(self, rows: int, length: int) -> Tensor:
+        special = {
+            value for key, value in self.text.to_dict().items()
+            if key.endswith("token_id") and isinstance(value, int)
+        }  # fmt: skip
+        size = getattr(self.text, "vocab_size", None) or self.setting("vocab_size")
+        allowed = torch.tensor([i for i in range(min(size, 4096)) if i not in special] or [0])
+        return allowed[torch.randint(len(allowed), (rows, length), generator=self.generator)]
+
+    def spectrograms(self) -> list[Tensor]:
+        keys = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim")
+        mels = self.setting(*keys, default=80)
+        # The stem's convolution halves the frames.
+        frames = 2 * self.setting("max_source_positions", default=_FRAMES)
+        return [self.noise(self.batch, mels, frames), self.noise(self.batch, frames, mels)]
+
+    def waves(self) -> list[Tensor]:
+        mels, frames = self.setting("num_mel_bins"), self.setting("max_length")
+        made = [self.noise(self.batch, frames, mels)] if mels and frames else []
+        wave = self.noise(self.batch, _WAVE_SAMPLES)
+        return [*made, wave, wave.unsqueeze(1)]
+
+    def pictures(self) -> list[Tensor]:
+        picture, film = self._picture(), self.film()[0]
+        return [picture, film, picture.unsqueeze(1)]
+
+    def film(self) -> list[Tensor]:
+        frames = self.setting("num_frames", "frames_per_clip", default=2)
+        return [self.noise(self.batch, frames, *self._picture().shape[1:])]
+
+    def _picture(self) -> Tensor:
+        config = getattr(self.config, "vision_config", self.config)
+        size = getattr(config, "image_size", None) or self.setting("image_size", "crop_size")
+        height, width = (size, size) if isinstance(size or 224, int) else tuple(size)
+        channels = getattr(config, "num_channels", None) or self.setting("num_channels", default=3)
+        return self.noise(self.batch, channels, height or 224, width or 224)
+
+    def picture(self) -> list[Tensor]:
+        return [self._picture()]
+
+    def mask_of_patches(self) -> list[Tensor]:
+        size, patch = self.setting("image_size"), self.setting("patch_size")
+        sides = [size, size] if isinstance(size, int) else list(size)
+        steps = [patch, patch] if isinstance(patch, int) else list(patch)[-2:]
+        count = (sides[0] // steps[0]) * (sides[1] // steps[1])
+        films = self.setting("num_frames", default=1) // self.setting("tubelet_size", default=1)
+        mask = torch.zeros(self.batch, count, dtype=torch.bool)
+        mask[:, ::2] = True
+        return [mask, mask.repeat(1, max(1, films))]
+
+    def series(self) -> list[Tensor]:
+        length = self.setting("context_length", default=64)
+        channels = self.setting("num_input_channels", default=1)
+        return [self.noise(self.batch, length), self.noise(self.batch, length, channels)]
+
+    def anything(self) -> list[Tensor]:
+        length = self.setting("max_position_embeddings", default=self.length)
+        width = self.setting("d_model", default=1)
+        return [self._ids(self.batch, length), self.noise(self.batch, length, width)]
+
+
+def _steps(*keys: str) -> Callable[[_Maker], list[Tensor]]:
+    """A trajectory [batch, length, width] of reinforcement learning; width from the config."""
+
+    def make(maker: _Maker) -> list[Tensor]:
+        return [maker.noise(maker.batch, maker.length, maker.setting(*keys, default=1))]
+
+    return make
+
+
+# Argument of forward → the layouts that it may have.
+_MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
+    "input_ids": _Maker.tokens,
+    "input_features": _Maker.spectrograms,
+    "input_values": _Maker.waves,
+    "pixel_values": _Maker.pictures,
+    "pixel_values_videos": _Maker.film,
+    "inputs": _Maker.anything,
+    "past_values": _Maker.series,
+    "states": _steps("state_dim"),
+    "actions": _steps("act_dim"),
+    "rewards": _steps(),
+    "returns_to_go": _steps(),
+    "timesteps": lambda maker: [torch.arange(maker.length).expand(maker.batch, -1)],
+    "bool_masked_pos": _Maker.mask_of_patches,
+    "prompt_pixel_values": _Maker.picture,
+    "prompt_masks": _Maker.picture,
+    "decoder_input_ids": _Maker.tokens,
+}
+_ON_DEMAND = {"bool_masked_pos", "prompt_pixel_values", "prompt_masks"}

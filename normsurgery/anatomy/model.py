@@ -6,7 +6,7 @@ All tensors are named as the model names them in memory; `names.py` translates t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from normsurgery.anatomy.norms import Norm
 
@@ -73,19 +73,36 @@ class Online:
 
 
 @dataclass(frozen=True)
+class RawReader:
+    """A linear that reads a norm's output as part of the stream, with its mean.
+
+    That output lies in a hyperplane, Σ (vᵢ − βᵢ)/γᵢ = 0, so the linear can be made to ignore the
+    mean. norm: the norm whose output it is.
+    """
+
+    reader: Reader
+    norm: Norm
+
+
+@dataclass(frozen=True)
 class Stream:
     """A residual stream: what writes to it, the norm sites that read it, and what forbids centring.
 
+    part: the innermost module that holds all of its norm sites. repeated: whether blocks read it
+    (else only a norm before or after them does). raw_readers: linears to be folded first.
     exposed: model outputs that show the stream itself. why_not: reasons against removing its mean
     (empty: every reader ignores the mean, so it may be removed).
     """
 
+    part: str
+    repeated: bool
     width: int
     sites: tuple[str, ...]
     writers: tuple[Writer, ...]
     online: tuple[Online, ...]
     exposed: tuple[str, ...]
     why_not: tuple[str, ...]
+    raw_readers: tuple[RawReader, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,9 +139,28 @@ class Anatomy:
         """Outputs that show a convertible stream with its mean."""
         return tuple(name for stream in self.convertible() for name in stream.exposed)
 
+    @property
+    def left(self) -> dict[str, str]:
+        """LayerNorms outside the blocks that stay LayerNorms beside those that convert, and why."""
+        return {
+            name: stream.why_not[0]
+            for stream in self.layer_norm_streams()
+            if stream.why_not and not stream.repeated and self.convertible()
+            for name in stream.sites
+        }
+
+    def only(self, part: str) -> Anatomy:
+        """The same anatomy with no other streams than those of one part of the model.
+
+        part: a module name; every stream whose norm sites lie in that module is kept.
+        """
+        kept = tuple(s for s in self.streams if f"{s.part}.".startswith(f"{part}."))
+        return replace(self, streams=kept)
+
     def why_not(self) -> str | None:
         """Why LayerNorm → RMSNorm does not apply to the whole model, or None."""
-        reasons = [reason for stream in self.layer_norm_streams() for reason in stream.why_not]
+        blocking = (s for s in self.layer_norm_streams() if s.repeated or not self.convertible())
+        reasons = [reason for stream in blocking for reason in stream.why_not]
         if reasons:  # post-LN explains the raw reads that come with it
             return next((reason for reason in reasons if "post-LN" in reason), reasons[0])
         if self.convertible():

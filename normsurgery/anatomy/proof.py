@@ -131,8 +131,9 @@ def load_float64(model_class: Any, directory: Path) -> Any:
     """Load a directory in float64; any missing, unexpected or mismatched key is an error."""
     with quiet():
         model, report = model_class.from_pretrained(
-            directory, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
-        )
+            directory, dtype=torch.float64, output_loading_info=True,
+            attn_implementation="eager", experts_implementation="eager",
+        )  # fmt: skip
     problems = {
         kind: sorted(map(str, keys))
         for kind, keys in report.items()

@@ -23,7 +23,7 @@ from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.trace import NORM, Node
 
 
-@dataclass
+@dataclass(eq=False)
 class Region:
     """Nodes of one stream with their channel axis, and its border.
 
@@ -38,9 +38,20 @@ class Region:
     raw_reads: list[tuple[Node, Node]] = field(default_factory=list)
     mixed: list[Node] = field(default_factory=list)
 
+    def absorb(self, other: Region) -> None:
+        """Take in another stream that the same modules read and write."""
+        self.axes |= other.axes
+        for name in ("origins", "offsets", "readers", "raw_reads", "mixed"):
+            getattr(self, name).extend(getattr(other, name))
 
-def explore(start: Node, axis: int, norms: Mapping[str, Norm]) -> Region:
-    """The stream that `start` belongs to, its channels along `axis`."""
+
+def explore(
+    start: Node, axis: int, norms: Mapping[str, Norm], *, cut: Node | None = None
+) -> Region:
+    """The stream that `start` belongs to, its channels along `axis`.
+
+    cut: a node where the stream begins anew (its mean is removed there): nothing before it counts.
+    """
     region = Region()
     queue = [(start, axis)]
     while queue:
@@ -52,7 +63,8 @@ def explore(start: Node, axis: int, norms: Mapping[str, Norm]) -> Region:
         region.axes[node] = axis
         if node.stale:
             region.mixed.append(node)
-        queue += _back(node, axis, region)
+        if node is not cut:
+            queue += _back(node, axis, region)
         if not node.is_parameter:  # other readers of a weight do not read the stream
             queue += _forward(node, axis, norms, region)
     return region
@@ -73,9 +85,8 @@ def _back(node: Node, axis: int, region: Region) -> list[tuple[Node, int]]:
         parents = [p for p in node.parents if p.value is not None and p.value.is_floating_point()]
         axes = [(parent, parent_axis(node, axis, parent)) for parent in parents]
         found = [(parent, position) for parent, position in axes if position is not None]
-        if found:
-            if any(position is None and _nonzero(parent) for parent, position in axes):
-                region.offsets.append(node)
+        # Numbers that lie otherwise in the tensor (a table filled in by halves) make it an origin.
+        if found and not any(position is None and _nonzero(parent) for parent, position in axes):
             return found
     region.origins.append(node)
     return []

@@ -13,10 +13,11 @@ from typing import Any
 
 HEADS = (
     "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
-    "decoder_attention_heads",
+    "decoder_attention_heads", "attention_heads", "num_self_attention_heads",
+    "num_cross_attention_heads",
 )  # fmt: skip
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
-HIDDEN = ("hidden_size", "n_embd", "d_model", "embed_dim")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "embed_dim", "dim", "d_latents", "upsample_groups")
 INNER = (
     "intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim",
     "ffn_hidden_size",
@@ -26,10 +27,12 @@ POSITIONS = (
 )  # fmt: skip
 DEPTHS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers",
+    "layers", "num_self_attends_per_block",
 )  # fmt: skip
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
 TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION = 64, 16, 24
+_STAGES = ("stage_names", "out_features", "out_indices")
 # Lists of token ids that only generation reads.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
 
@@ -67,17 +70,24 @@ def _is_config(value: Mapping[str, Any]) -> bool:
 
 
 def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
-    """Keep the first blocks; lists with an entry a block are cut with them."""
+    """Keep the first blocks, one of every kind at least; lists with an entry a block follow."""
     full = {tiny[key] for key in DEPTHS if isinstance(tiny.get(key), int)}
-    for key, value in tiny.items():
-        if key in DEPTHS and isinstance(value, int):
-            tiny[key] = min(value, depth)
-        elif isinstance(value, list) and len(value) in full and not _is_shape(key):
-            tiny[key] = value[:depth]
+    lists = {key: value for key, value in tiny.items() if _is_by_block(key, value, full)}
+    depth = max([depth, *map(_first_of_every_kind, lists.values())])
+    tiny.update({key: value[:depth] for key, value in lists.items()})
+    tiny.update({key: min(tiny[key], depth) for key in DEPTHS if isinstance(tiny.get(key), int)})
+    for key in _STAGES:  # a backbone names its outputs by their depth; its own default follows
+        tiny.pop(key, None)
 
 
-def _is_shape(key: str) -> bool:
-    return key.endswith(("_token_id", "_ids", "_size", "_sizes"))
+def _is_by_block(key: str, value: Any, depths: set[int]) -> bool:
+    shape = key.endswith(("_token_id", "_ids", "_size", "_sizes"))
+    return isinstance(value, list) and len(value) in depths and not shape
+
+
+def _first_of_every_kind(entries: list[Any]) -> int:
+    """How many of the first entries show every kind that there is."""
+    return max(entries.index(entry) for entry in entries) + 1
 
 
 def _shrink_widths(tiny: dict[str, Any]) -> None:

@@ -24,13 +24,27 @@ def blocks_of(modules: Iterable[str]) -> list[Block]:
     return [Block(name, len(found)) for name, found in counts.items() if len(found) >= 1]
 
 
-def inside_blocks(module: str, blocks: Sequence[Block], at: str = "output") -> bool:
-    """Whether a centring at this module would stand in every block (the first one's input not)."""
-    for block in blocks:
-        if module.startswith(block.name + "."):
-            first = module == f"{block.name}.0"
-            return not (first and at == "input")
-    return False
+def in_blocks(module: str, blocks: Sequence[Block]) -> bool:
+    """Whether a module is part of a repeated layer."""
+    return any(module.startswith(f"{block.name}.") for block in blocks)
+
+
+def repeated(modules: Iterable[str]) -> list[str]:
+    """Those of a stream's modules that stand at the same place in several blocks."""
+    names = list(modules)
+    places = [re.sub(r"\d+", "#", name) for name in names]
+    return [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]
+
+
+def common_module(modules: Sequence[str]) -> str:
+    """The innermost module that holds them all; "" for the model itself."""
+    paths = [name.split(".")[:-1] for name in modules]
+    shared = []
+    for level in zip(*paths, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    return ".".join(shared)
 
 
 def site_of(
@@ -75,7 +89,7 @@ def _readers(node: Node, norm: Norm, trace: Trace) -> tuple[list[Reader], str]:
                 if consumer not in seen:
                     queue.append((consumer, position))
                 continue
-            reader = _reader(current, axis, consumer)
+            reader = reader_of(current, axis, consumer)
             if reader is None:
                 where = consumer.module or "the model's forward"
                 return list(found.values()), f"{where} reads it with {consumer.op}"
@@ -88,7 +102,8 @@ def _readers(node: Node, norm: Norm, trace: Trace) -> tuple[list[Reader], str]:
     return list(found.values()), "" if found else "nothing reads it"
 
 
-def _reader(current: Node, axis: int, consumer: Node) -> Reader | None:
+def reader_of(current: Node, axis: int, consumer: Node) -> Reader | None:
+    """The linear with stored weights that contracts `axis` of `current` in `consumer`, if any."""
     linear = as_linear(consumer)
     if linear is None or linear.kind != "linear" or linear.argument is not current:
         return None
@@ -105,9 +120,9 @@ def _reader(current: Node, axis: int, consumer: Node) -> Reader | None:
 def _role(
     node: Node, trace: Trace, in_streams: set[Node], blocks: Sequence[Block], residual: bool
 ) -> str:
-    inside = _in_blocks(node, blocks)
+    inside = in_blocks(node.module, blocks)
     if not residual and not inside:
-        started = any(_in_blocks(other, blocks) for other in trace.nodes[: node.index])
+        started = any(in_blocks(other.module, blocks) for other in trace.nodes[: node.index])
         return "head" if started else "stem"
     if not residual:
         return "inner"
@@ -118,10 +133,6 @@ def _role(
     mixing = scores.union(*(_closure(score, in_streams) for score in scores))
     kinds = {"attention" if closure & mixing else "mlp" for closure in closures}
     return " + ".join(sorted(kinds))
-
-
-def _in_blocks(node: Node, blocks: Sequence[Block]) -> bool:
-    return any(node.module.startswith(block.name + ".") for block in blocks)
 
 
 def _closure(start: Node, in_streams: set[Node]) -> set[Node]:

@@ -9,11 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from normsurgery.anatomy.axes import MOVES, SCALINGS, carriers, parent_axis
+from normsurgery.anatomy.doors import input_door, later_starts, output_door
 from normsurgery.anatomy.linears import Stored, as_linear, output_axis, stored
-from normsurgery.anatomy.model import Anatomy, Block, Online, Stream, Writer
+from normsurgery.anatomy.model import Anatomy, Block, Online, RawReader, Stream, Writer
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.region import Region, explore
-from normsurgery.anatomy.sites import blocks_of, inside_blocks, site_of
+from normsurgery.anatomy.sites import (
+    blocks_of,
+    common_module,
+    in_blocks,
+    reader_of,
+    repeated,
+    site_of,
+)
 from normsurgery.anatomy.trace import NORM, Node, Trace
 
 
@@ -30,18 +38,11 @@ def read_anatomy(
     norms: by module name. modules: names of all modules. tied: parameter → its other names.
     """
     blocks = blocks_of(modules)
-    streams: list[Stream] = []
-    regions: list[Region] = []
-    for node in trace.norm_nodes():
-        norm = norms[node.module]
-        before = node.parents[0]
-        if norm.kind == "BatchNorm" or any(before in region.axes for region in regions):
-            continue
-        assert before.value is not None
-        region = explore(before, norm.axis % before.value.dim(), norms)
-        regions.append(region)
-        if _is_residual(region):
-            streams.append(_Reading(trace, region, norms, blocks).stream())
+    regions = _regions(trace, norms)
+    residual = [region for region in regions if _is_residual(region)]
+    streams = [_stream(trace, region, norms, blocks) for region in residual]
+    others = [region for region in regions if region not in residual]
+    streams += _sublayer_streams(trace, others, streams, norms, blocks)
     in_stream = {name for stream in streams for name in stream.sites}
     covered = {node for region in regions for node in region.axes}
     sites = {
@@ -53,6 +54,58 @@ def read_anatomy(
     return Anatomy(
         class_name, tuple(blocks), sites, tuple(streams), tuple(trace.outputs), dict(tied)
     )
+
+
+def _regions(trace: Trace, norms: Mapping[str, Norm]) -> list[Region]:
+    """What the norms read; streams that run through the same norms count as one."""
+    regions: list[Region] = []
+    for node in trace.norm_nodes():
+        norm = norms[node.module]
+        before = node.parents[0]
+        if norm.kind == "BatchNorm" or any(before in region.axes for region in regions):
+            continue
+        assert before.value is not None
+        region = explore(before, norm.axis % before.value.dim(), norms)
+        modules = {reader.module for reader in region.readers}
+        twin = next((r for r in regions if modules & {n.module for n in r.readers}), None)
+        if twin is None:
+            regions.append(region)
+        else:
+            twin.absorb(region)
+    return regions
+
+
+def _stream(
+    trace: Trace, region: Region, norms: Mapping[str, Norm], blocks: Sequence[Block]
+) -> Stream:
+    """The region's stream; where something reads it raw, from where its mean may be removed on."""
+    stream = _Reading(trace, region, norms, blocks).stream()
+    if not stream.why_not:
+        return stream
+    for door, rest in later_starts(trace, region, norms):
+        if not _is_residual(rest):
+            break  # a centring for the sake of one norm
+        stem = Online(door.name, "input", stream.why_not[0])
+        later = _Reading(trace, rest, norms, blocks, stem).stream()
+        if not later.why_not:
+            return later
+    return stream
+
+
+def _sublayer_streams(
+    trace: Trace,
+    regions: Sequence[Region],
+    residual: Sequence[Stream],
+    norms: Mapping[str, Norm],
+    blocks: Sequence[Block],
+) -> list[Stream]:
+    """Where blocks normalize what a sublayer has made before they add it (Swin v2): what those
+    norms read, if weights alone make its mean zero."""
+    if not any(stream.why_not and not stream.repeated for stream in residual):
+        return []
+    read = (region for region in regions if region.readers)
+    found = [_Reading(trace, region, norms, blocks).stream() for region in read]
+    return [stream for stream in found if not stream.why_not and not stream.online]
 
 
 def _is_residual(region: Region) -> bool:
@@ -73,9 +126,15 @@ class _Reading:
     """One region on its way to a Stream."""
 
     def __init__(
-        self, trace: Trace, region: Region, norms: Mapping[str, Norm], blocks: Sequence[Block]
+        self,
+        trace: Trace,
+        region: Region,
+        norms: Mapping[str, Norm],
+        blocks: Sequence[Block],
+        stem: Online | None = None,
     ) -> None:
         self.trace, self.region, self.norms, self.blocks = trace, region, norms, blocks
+        self.stem = stem
 
     def stream(self) -> Stream:
         some = next(iter(self.region.axes))
@@ -85,16 +144,26 @@ class _Reading:
         reasons = [*self._raw_read_reasons(opaque), *self._odd_reasons()]
         if exposed and len(exposed) == len(self.trace.outputs):
             reasons.append(f"output {exposed[0]} is the stream itself, mean included")
-        online: list[Online] = []
+        online: list[Online] = [self.stem] if self.stem else []
         if not reasons:
-            online, reasons = self._centrings(writers, opaque)
-        sites = dict.fromkeys(
-            node.module for node in self.trace.norm_nodes() if node.parents[0] in self.region.axes
+            more, reasons = self._centrings(writers, opaque)
+            online += more
+        raw = [
+            found for node, reader in self.region.raw_reads
+            if (found := self._raw_reader(node, reader))
+        ]  # fmt: skip
+        sites = list(
+            dict.fromkeys(
+                node.module
+                for node in self.trace.norm_nodes()
+                if node.parents[0] in self.region.axes
+            )
         )
         return Stream(
+            part=common_module(sites), repeated=any(in_blocks(s, self.blocks) for s in sites),
             width=some.value.shape[self.region.axes[some]],
             sites=tuple(sites), writers=tuple(writers.values()), online=tuple(online),
-            exposed=exposed, why_not=tuple(dict.fromkeys(reasons)),
+            exposed=exposed, why_not=tuple(dict.fromkeys(reasons)), raw_readers=tuple(raw),
         )  # fmt: skip
 
     # -- writers ------------------------------------------------------------------------------
@@ -178,9 +247,11 @@ class _Reading:
 
     def _raw_read_reasons(self, opaque: list[Node]) -> Iterable[str]:
         outputs_of_norms = {
-            node for node in opaque if node.op == NORM and inside_blocks(node.module, self.blocks)
+            node for node in opaque if node.op == NORM and in_blocks(node.module, self.blocks)
         }
         for node, consumer in self.region.raw_reads:
+            if self._raw_reader(node, consumer):
+                continue
             if node in outputs_of_norms:
                 yield (
                     f"{node.module} is post-LN: the residual stream is the norm's output, "
@@ -191,6 +262,21 @@ class _Reading:
                 yield f"{consumer.module} is a {kind}: it reads the stream with its mean"
             else:
                 yield f"{_place(consumer)} reads the stream without a norm ({consumer.op})"
+
+    def _raw_reader(self, node: Node, consumer: Node) -> RawReader | None:
+        """The linear that reads the stream where it is still a norm's output, nothing added."""
+        axis = self.region.axes[node]
+        source = _sole_source(node, axis, shared=True)
+        reader = reader_of(node, axis, consumer)
+        if source is None or reader is None or source[0].op != NORM:
+            return None
+        norm = self.norms[source[0].module]
+        if in_blocks(norm.name, self.blocks):
+            return None  # post-LN: it would ask for a centring in every block
+        uses = [c for c in self.trace.parameters[reader.weight].consumers if c.op not in MOVES]
+        if norm.kind != "LayerNorm" or uses != [consumer] or (norm.bias and not reader.bias):
+            return None
+        return RawReader(reader, norm)
 
     def _odd_reasons(self) -> Iterable[str]:
         for node in self.region.mixed:
@@ -209,16 +295,19 @@ class _Reading:
             for node in self.region.origins
             if (found := self._writer(node)) and (shared := writers[found[0].weight].shared)
         ]
-        online: list[Online] = []
+        online: dict[tuple[str, str], Online] = {}
         reasons: list[str] = []
         for node, reason in wanted:
-            door = self._output_door(node) or self._input_door(node)
-            if door is None or inside_blocks(door[0], self.blocks, door[1]):
-                reasons.append(f"{reason}; it would need a centring in every block")
+            door = output_door(self.trace, self.region, node)
+            door = door or input_door(self.trace, self.region, node)
+            if door is None:
+                reasons.append(f"{reason}; no module's door is there to centre it at")
             else:
-                online.append(Online(*door, reason))
-        distinct = {(o.module, o.at): o for o in online}
-        return list(distinct.values()), reasons
+                online.setdefault(door, Online(*door, reason))
+        for module in repeated(door.module for door in online.values()):
+            reason = next(door.reason for door in online.values() if door.module == module)
+            reasons.append(f"{reason}; it would need a centring in every block")
+        return list(online.values()), reasons
 
     def _describe(self, node: Node) -> str:
         if node.op == NORM:
@@ -227,37 +316,13 @@ class _Reading:
             return f"{_place(node)} adds a table that code computes"
         return f"{_place(node)} writes the output of {node.op} to the stream"
 
-    def _output_door(self, node: Node) -> tuple[str, str] | None:
-        """The innermost module, called once, whose result is this very tensor."""
-        if not self._channels_last(node):
-            return None
-        names = [call.name for call in self.trace.calls if call.output is node and call.name]
-        once = [n for n in names if sum(call.name == n for call in self.trace.calls) == 1]
-        return (once[0], "output") if once else None
 
-    def _input_door(self, origin: Node) -> tuple[str, str] | None:
-        """The first module that takes the stream in once `origin` is in it and before any norm."""
-        for call in sorted(self.trace.calls, key=lambda call: (call.started, call.name.count("."))):
-            node = call.input
-            if node is None or not call.name or node not in self.region.axes:
-                continue
-            read = [reader.parents[0] for reader in self.region.readers]
-            if (
-                self._channels_last(node)
-                and _descends(node, origin)
-                and all(_descends(tensor, node) for tensor in read)
-            ):
-                return call.name, "input"
-        return None
+def _sole_source(node: Node, axis: int, *, shared: bool = False) -> tuple[Node, int] | None:
+    """Follow a chain of moves back to what made the numbers.
 
-    def _channels_last(self, node: Node) -> bool:
-        assert node.value is not None
-        return self.region.axes.get(node) == node.value.dim() - 1
-
-
-def _sole_source(node: Node, axis: int) -> tuple[Node, int] | None:
-    """Follow a chain of moves with one consumer each back to what made the numbers."""
-    while len(node.consumers) == 1:
+    shared: others may read the tensors on the way too.
+    """
+    while shared or len(node.consumers) == 1:
         if node.op not in MOVES:
             return node, axis
         floats = [p for p in node.parents if p.value is not None and p.value.is_floating_point()]
@@ -266,19 +331,6 @@ def _sole_source(node: Node, axis: int) -> tuple[Node, int] | None:
             return None
         node, axis = floats[0], position
     return None
-
-
-def _descends(node: Node, ancestor: Node) -> bool:
-    seen: set[Node] = set()
-    queue = [node]
-    while queue:
-        current = queue.pop()
-        if current is ancestor:
-            return True
-        if current not in seen and current.index > ancestor.index:
-            seen.add(current)
-            queue += current.parents
-    return False
 
 
 def _place(node: Node) -> str:

@@ -82,12 +82,16 @@ class Node:
 
 @dataclass(frozen=True)
 class ModuleCall:
-    """One call of a module: the nodes of its first argument (if float) and first float result."""
+    """One call of a module: the nodes of its first argument (if float) and first float result.
+
+    started, ended: the nodes made meanwhile have indices in range(started, ended).
+    """
 
     name: str
     input: Node | None
     output: Node | None
     started: int
+    ended: int
 
 
 @dataclass
@@ -243,9 +247,8 @@ def _hook_pair(
         made = _first_tensor(result)
         if atomic and made is not None and read is not None:
             recorder.add(NORM, None, (), {}, (read,), made, module=name)
-        calls.append(
-            ModuleCall(name, read, recorder.node_of(made) if made is not None else None, start)
-        )
+        output = recorder.node_of(made) if made is not None else None
+        calls.append(ModuleCall(name, read, output, start, len(recorder.nodes)))
 
     return before, after
 

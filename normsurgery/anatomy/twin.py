@@ -6,6 +6,7 @@ A surgery is discovered and proved on the twin, then applied to the files on dis
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from normsurgery.anatomy.classes import named_class, untrusted_code
 from normsurgery.anatomy.float64 import Float64
-from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.anatomy.inputs import example_candidates
 from normsurgery.anatomy.norms import noted_shapes
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.anatomy.shrink import shrink
@@ -54,6 +55,8 @@ def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
         reason = text[:200]
         if "trust_remote_code" in text:
             raise untrusted_code(Path(directory), "this model type") from error
+        if (own := _configuration_of_class(directory)) is not None:
+            return own
         if "model type" in reason or "model_type" in reason:
             raise UnsupportedModelError(
                 f"transformers does not know this model type: {reason}",
@@ -62,6 +65,19 @@ def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
         raise CheckpointError(
             f"config.json: {reason}", "compare it with the configuration that the model ships with"
         ) from error
+
+
+def _configuration_of_class(directory: Path) -> Any | None:
+    """The configuration of a part that AutoConfig has no name for, by the class that it names."""
+    import transformers
+
+    written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    named = getattr(transformers, str((written.get("architectures") or [None])[0]), None)
+    config_class = getattr(named, "config_class", None)
+    if config_class is None or config_class.model_type != written.get("model_type", ""):
+        return None
+    with quiet():
+        return config_class.from_dict(written)
 
 
 def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = False) -> type:
@@ -94,7 +110,7 @@ def build_twin(model_class: type, config: Any, *, seed: int = 0, depth: int | No
     try:
         with quiet():
             tiny_config = type(config).from_dict(copy.deepcopy(tiny))
-            tiny_config._attn_implementation = "eager"  # traceable on every family
+            _run_eagerly(tiny_config)
             model: Any = _construct(model_class, tiny_config)
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
@@ -108,22 +124,28 @@ def build_twin(model_class: type, config: Any, *, seed: int = 0, depth: int | No
     return Twin(model, inputs, shapes)
 
 
+def _run_eagerly(config: Any) -> None:
+    """Plain attention and experts: traceable on every family, and they know float64."""
+    config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
+
+
 def _trial(model: Any, seed: int) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
     """Inputs that the twin runs on: two rows, or one (classifiers without a pad token).
 
     Also what shapes its leaf modules then saw.
 
-    Raises UnsupportedModelError where the twin's forward fails on both.
+    Raises UnsupportedModelError where the twin's forward fails on all that were made up.
     """
     reason = ""
     for batch in (TWIN_BATCH, 1):
-        try:
-            inputs = example_inputs(model, batch=batch, length=TWIN_LENGTH, seed=seed)
-            with noted_shapes(model) as shapes, torch.no_grad(), Float64():
-                model(**inputs)
-            return inputs, shapes
-        except Exception as error:  # whatever the model's own code raises
-            reason = reason or " ".join(str(error).split())[:160]
+        for inputs in example_candidates(model, batch=batch, length=TWIN_LENGTH, seed=seed):
+            try:
+                with noted_shapes(model) as shapes, torch.no_grad(), Float64():
+                    model(**inputs)
+                return inputs, shapes
+            except Exception as error:  # whatever the model's own code raises
+                reason = reason or " ".join(str(error).split())[:160]
     raise UnsupportedModelError(
         f"the twin of {type(model).__name__} does not run on made-up inputs: {reason}",
         "please report the model id: the surgery is found and proved on the twin",

@@ -19,6 +19,7 @@ from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeab
 from normsurgery.surgery.cast import cast, stored_dtype, widens
 from normsurgery.surgery.centre import centre_writers
 from normsurgery.surgery.crmsnorm import drop_channel, why_not_crmsnorm
+from normsurgery.surgery.fold_hyperplane import fold_hyperplanes
 from normsurgery.surgery.fold_norm import fold_affine, stream_sites, why_not_foldable
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.untie import separate_head
@@ -153,6 +154,8 @@ def _main_steps(
     if request.fold_affine and request.to == "rmsnorm":
         steps.append(lambda source: fold_affine(source, anatomy, names))
     steps.append(lambda source: centre_writers(source, anatomy, names))
+    if any(stream.raw_readers for stream in anatomy.convertible()):
+        steps.insert(0, lambda source: fold_hyperplanes(source, anatomy, names))
     if request.to == "crmsnorm":
         reason = why_not_crmsnorm(anatomy, names)
         if reason:

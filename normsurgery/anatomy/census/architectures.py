@@ -1,0 +1,91 @@
+"""What the installed transformers ships: its families and the classes of each.
+
+A family is a directory of `transformers.models`. Its classes are tried in the order in which they
+say most: a head that gives logits before a bare model that returns the stream itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Endings of class names, the most telling first.
+_TELLING = (
+    "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
+    "ForImageClassification", "ForVideoClassification", "ForAudioClassification", "ForCTC",
+    "ForSequenceClassification", "ForTokenClassification", "ForObjectDetection",
+    "ForDepthEstimation", "ForSemanticSegmentation", "ForUniversalSegmentation",
+    "ForSpeechSeq2Seq", "ForPrediction", "ForPoseEstimation", "Model",
+)  # fmt: skip
+
+
+def families() -> list[str]:
+    """Every directory of `transformers.models` with modeling code, in alphabetical order."""
+    import transformers.models
+
+    root = Path(transformers.models.__path__[0])
+    return sorted(path.name for path in root.iterdir() if any(path.glob("modeling_*.py")))
+
+
+def has_layer_norm(family: str) -> bool:
+    """Whether the family's own code speaks of a LayerNorm at all (a quick look, not a verdict)."""
+    import transformers.models
+
+    root = Path(transformers.models.__path__[0], family)
+    return any("layernorm" in text.read_text().lower() for text in root.glob("modeling_*.py"))
+
+
+def classes_of(family: str) -> list[type]:
+    """The family's model classes that have a configuration of their own, the most telling first."""
+    found = {model for module in _modules(family) for model in _models(module)}
+    return sorted(found, key=lambda model: (_rank(model.__name__), model.__name__))
+
+
+def _modules(family: str) -> Iterator[Any]:
+    package = importlib.import_module(f"transformers.models.{family}")
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name.startswith("modeling_"):
+            yield importlib.import_module(f"{package.__name__}.{info.name}")
+
+
+def _models(module: Any) -> Iterator[type]:
+    from transformers import PreTrainedModel
+
+    for name, value in vars(module).items():
+        if (
+            isinstance(value, type)
+            and issubclass(value, PreTrainedModel)
+            and value.__module__ == module.__name__
+            and not name.endswith("PreTrainedModel")
+            and name in getattr(module, "__all__", ())
+            and getattr(value, "config_class", None) is not None
+        ):
+            yield value
+
+
+def _rank(name: str) -> int:
+    return next((rank for rank, end in enumerate(_TELLING) if name.endswith(end)), len(_TELLING))
+
+
+# Families whose default configuration cannot be built, or is not the one that has pre-LN blocks.
+_STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
+_OVERRIDES: dict[str, dict[str, Any]] = {
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2}},
+    "esm": {
+        "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True,
+        "position_embedding_type": "rotary", "emb_layer_norm_before": False,
+    },
+    "nemotron": {"num_key_value_heads": 8},
+    "moonshine_streaming": {"num_key_value_heads": 8},
+    **dict.fromkeys(("hubert", "unispeech", "unispeech_sat", "wav2vec2", "wavlm"), _STABLE),
+}  # fmt: skip
+
+
+def default_config(family: str, model_class: Any) -> Any:
+    """The class's configuration with its default values (and what `_OVERRIDES` says)."""
+    chosen = _OVERRIDES.get(family, {})
+    known = set(model_class.config_class().to_dict())
+    return model_class.config_class(**{k: v for k, v in chosen.items() if k in known})

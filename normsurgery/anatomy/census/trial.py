@@ -1,0 +1,118 @@
+"""One family on trial: a tiny random checkpoint on disk, the surgery, the proof.
+
+Two witnesses: the proof on the twin, as for any model; and the checkpoint's own saved files, other
+random values in transformers' own spelling, compared with the model that they were saved from.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from normsurgery.anatomy.census.architectures import classes_of, default_config
+from normsurgery.anatomy.probe import run_outputs
+from normsurgery.anatomy.proof import EXACT_BOUND, load_float64
+from normsurgery.anatomy.runtime import quiet
+from normsurgery.anatomy.twin import build_twin, relative_error
+from normsurgery.checkpoint import open_checkpoint, write_weights
+from normsurgery.errors import SurgeryError, UnsupportedModelError
+
+# Verdicts, the best first.
+PROVED, PART, REFUSED, NO_NORM, UNTRIED, FAILED, WRONG = (
+    "proved", "part", "refused", "no LayerNorm", "not built", "failed", "WRONG",
+)  # fmt: skip
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a family. error: largest difference / std of any output, float64.
+
+    form: "stock" (both ways in) or "graft". part: what was converted where not all was.
+    """
+
+    family: str
+    verdict: str
+    architecture: str = ""
+    contract: str = ""
+    form: str = ""
+    part: str = ""
+    error: float | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def try_family(family: str) -> Row:
+    """The best verdict that one of the family's classes gets."""
+    best = Row(family, UNTRIED, reason="no class of its own")
+    for model_class in classes_of(family)[:_TRIES]:
+        row = try_class(family, model_class)
+        if not best.architecture or _ORDER.index(row.verdict) < _ORDER.index(best.verdict):
+            best = row
+        if best.verdict in (PROVED, WRONG):
+            break
+    return best
+
+
+_ORDER = (WRONG, PROVED, PART, REFUSED, FAILED, NO_NORM, UNTRIED)
+
+
+def try_class(family: str, model_class: Any) -> Row:
+    """Build, save, convert and compare one class."""
+    row = Row(family, UNTRIED, model_class.__name__)
+    with tempfile.TemporaryDirectory(prefix="normsurgery-census-") as scratch:
+        try:
+            sample = _saved_sample(family, model_class, Path(scratch, "source"))
+        except Exception as error:  # whatever transformers raises while building
+            return replace(row, reason=_words(error))
+        try:
+            return _converted(row, sample, Path(scratch))
+        except UnsupportedModelError as refusal:
+            return replace(row, verdict=_refusal(refusal), reason=refusal.message)
+        except Exception as error:
+            return replace(row, verdict=FAILED, reason=_words(error))
+
+
+def _refusal(refusal: UnsupportedModelError) -> str:
+    if "report the model id" in (refusal.hint or ""):
+        return FAILED
+    without = ("it has no LayerNorm", "RMSNorm already", "no LayerNorm reads")
+    return NO_NORM if any(words in refusal.message for words in without) else REFUSED
+
+
+def _saved_sample(family: str, model_class: Any, directory: Path) -> Any:
+    """A tiny random model of the class, written as transformers writes it (float64)."""
+    with quiet():
+        config = default_config(family, model_class)
+    sample = build_twin(model_class, config, seed=1, depth=2)
+    with quiet():
+        sample.model.save_pretrained(directory)
+    return sample
+
+
+def _converted(row: Row, sample: Any, scratch: Path) -> Row:
+    from normsurgery.api.rmsnorm import Request, plan_operation
+
+    checkpoint = open_checkpoint(scratch / "source")
+    operation = plan_operation(checkpoint, Request())
+    proof = operation.prove()
+    result, _ = operation.operate(checkpoint)
+    after = scratch / "result"
+    after.mkdir()
+    write_weights(result, after, hashes=False)
+    hidden = operation.examination.anatomy.exposed
+    reference = run_outputs(sample.model, sample.inputs, without=hidden)
+    worst = max(proof.errors.values())
+    for class_of in operation.forms.values():
+        model = load_float64(class_of(after), after)
+        error, _ = relative_error(run_outputs(model, sample.inputs, without=hidden), reference)
+        worst = max(worst, error)
+    verdict = PROVED if worst <= EXACT_BOUND else WRONG
+    return replace(row, verdict=verdict, contract="exact", form=operation.form, error=worst)
+
+
+def _words(error: BaseException) -> str:
+    text = error.message if isinstance(error, SurgeryError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:300]
