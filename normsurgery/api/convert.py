@@ -13,6 +13,7 @@ from normsurgery.anatomy.proof import Proof
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.rmsnorm import Operation, Request, Target, To, plan_operation
+from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.api.sizes import parse_size
 from normsurgery.checkpoint import (
     Checkpoint,
@@ -117,19 +118,19 @@ def convert(
 def _document(
     checkpoint: Checkpoint, operation: Operation, receipts: Sequence[Receipt], proof: Proof
 ) -> dict[str, Any]:
-    architecture = operation.examination.model_class.__name__
     return {
         "command": "convert",
         "version": VERSION,
-        "source": source_document(checkpoint, architecture),
+        "source": source_document(checkpoint, operation.examination.model_class.__name__),
         "output": None,
         "target": {
             "form": operation.form,
-            "architecture": architecture,
-            "auto_class": operation.graft.auto_class,
-            "auto_classes": list(operation.graft.classes),
-            "engines": ["transformers"],
+            "architecture": operation.architecture,
+            "auto_class": operation.auto_class,
+            "auto_classes": list(operation.classes),
+            "engines": list(operation.engines),
             "why": operation.why,
+            "alternatives": list(operation.alternatives),
         },
         "receipts": [receipt.to_dict() for receipt in receipts],
         "proof": proof.to_dict(),
@@ -217,6 +218,7 @@ def _verification(
         dtype=writing.dtype,
         contract="exact",
         outputs=operation.guaranteed_outputs,
+        max_length=_longest(operation),
     )
     source = ModelSource(
         checkpoint.directory, operation.examination.model_class, allow_pickle=writing.allow_pickle
@@ -228,6 +230,12 @@ def _verification(
         found[form] = judge(reference, candidate, progress=writing.progress).to_dict()
     verdict = "pass" if all(one["verdict"] == "pass" for one in found.values()) else "fail"
     return {"verdict": verdict, "contract": "exact", **found}
+
+
+def _longest(operation: Operation) -> int:
+    """Tokens a row: two different classes may part late, so native outputs get longer inputs."""
+    usual = 512 if operation.form == "native" else MAX_LENGTH
+    return min(usual, operation.context or usual)
 
 
 def _fail(staging: Staging, verification: Mapping[str, Any], writing: _Writing) -> None:

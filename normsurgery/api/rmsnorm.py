@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import NormSite
-from normsurgery.anatomy.proof import Proof, prove
+from normsurgery.anatomy.proof import EXACT_BOUND, Proof, prove
+from normsurgery.api.native import alternatives, best_native, for_auto, reasons, why_native
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
-from normsurgery.graft.attach import Graft, make_graft
+from normsurgery.graft.attach import Graft, main_auto_class, make_graft
+from normsurgery.graft.classes import auto_classes
 from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan
+from normsurgery.native.plan import NativePlan, Refusal, native_plans
 from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeable
 from normsurgery.surgery.cast import cast, stored_dtype, widens
 from normsurgery.surgery.centre import centre_writers
@@ -25,7 +28,7 @@ from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.untie import separate_head
 
 To = Literal["rmsnorm", "crmsnorm"]
-Target = Literal["auto", "stock", "graft"]
+Target = Literal["auto", "native", "stock", "graft"]
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
 
 
@@ -45,21 +48,36 @@ class Operation:
     """A surgery ready to be applied to the twin's files and to the real ones alike.
 
     examination: of the source. steps: surgeries in order. cast: to the storage dtype asked for, if
-    one was; before the steps where it widens (cast_first), else after them. forms: the ways in
-    which the result opens, by name. centred: tensors of the result that must have zero mean, with
-    the axis.
+    one was; before the steps where it widens (cast_first), else after them. graft: the modeling
+    file, None for a native target. architecture: the class that the result names. classes: Auto
+    class → model class, of those that open it. forms: the ways in which the result opens, by name.
+    centred: tensors of the result that must have zero mean, with the axis. bound: on the proof's
+    error. context: the longest input that the result answers as the source does, None where
+    nothing limits it. engines: expected to suit the result. alternatives: what else could have been
+    chosen.
     """
 
     examination: Examination
     steps: tuple[Step, ...]
     cast: Step | None
     cast_first: bool
-    graft: Graft
+    graft: Graft | None
+    architecture: str
+    classes: dict[str, str]
     form: str
     why: str
     forms: dict[str, Callable[[Path], type]]
     centred: dict[str, int]
     notes: tuple[str, ...]
+    bound: float = EXACT_BOUND
+    context: int | None = None
+    engines: tuple[str, ...] = ("transformers",)
+    alternatives: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def auto_class(self) -> str:
+        """The Auto class that opens the result."""
+        return main_auto_class(self.classes, self.architecture)
 
     @property
     def guaranteed_outputs(self) -> tuple[str, ...]:
@@ -81,6 +99,7 @@ class Operation:
             self.forms,
             centred=self.centred,
             exclusive=self.form == "graft",
+            bound=self.bound,
         )
 
     def _apply(self, source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:
@@ -88,18 +107,60 @@ class Operation:
         for step in steps:
             source, receipt = step(source)
             receipts.append(receipt)
-        return self.graft.attach(source), receipts
+        return self.graft.attach(source) if self.graft else source, receipts
 
 
 def plan_operation(
     checkpoint: Checkpoint, request: Request, *, trust_remote_code: bool = False
 ) -> Operation:
-    """Choose the steps for a checkpoint.
+    """Choose the target and the steps for a checkpoint.
 
     Raises UnsupportedModelError with the reason where the surgery does not apply.
     """
     examination = examine(checkpoint, trust_remote_code=trust_remote_code)
     _check_request(request, examination)
+    found = _native(checkpoint, examination, request)
+    chosen = best_native(found, examination) if request.target == "native" else for_auto(found)
+    others = alternatives(found, chosen, checkpoint, examination.model_class.__name__)
+    if chosen is not None:
+        operation = _native_operation(checkpoint, examination, chosen, request)
+    else:
+        operation = _stock_operation(checkpoint, examination, request, trust_remote_code)
+        if found:
+            why = f"{operation.why}; no native target is free ({reasons(found)})"
+            operation = replace(operation, why=why)
+    return replace(operation, alternatives=tuple(others))
+
+
+def _native(
+    checkpoint: Checkpoint, examination: Examination, request: Request
+) -> list[NativePlan | Refusal]:
+    """Native targets, where the request leaves room for one."""
+    plain = request.to == "rmsnorm" and not request.fold_affine and not request.untie
+    if request.target == "native" or (request.target == "auto" and plain):
+        dtype = stored_dtype(request.dtype) if request.dtype else None
+        return native_plans(checkpoint, examination, dtype=dtype)
+    return []
+
+
+def _native_operation(
+    checkpoint: Checkpoint, examination: Examination, plan: NativePlan, request: Request
+) -> Operation:
+    dtype = stored_dtype(request.dtype) if request.dtype else None
+    named = auto_classes(plan.config, plan.model_class)
+    classes = {auto: name for auto, name in named.items() if name == plan.architecture}
+    return Operation(
+        plan.examination, plan.steps, partial(cast, dtype=dtype) if dtype else None,
+        bool(dtype and widens(checkpoint, dtype)), None, plan.architecture, classes, "native",
+        why_native(plan), {"native": lambda _: plan.model_class}, {},
+        tuple(_general_notes(checkpoint, examination)), plan.bound, plan.context[1], plan.engines,
+    )  # fmt: skip
+
+
+def _stock_operation(
+    checkpoint: Checkpoint, examination: Examination, request: Request, trust_remote_code: bool
+) -> Operation:
+    """The source's own class and a modeling file beside it, or the modeling file alone."""
     exclusive = request.target == "graft" or request.to == "crmsnorm"
     baked = bakeable(examination.anatomy) if exclusive else []
     shared = [w for s in examination.anatomy.convertible() for w in s.writers if w.shared]
@@ -123,17 +184,23 @@ def plan_operation(
         forms = {"stock": lambda _: examination.model_class, **forms}
     return Operation(
         examination, tuple(steps), partial(cast, dtype=dtype) if dtype else None,
-        bool(dtype and widens(checkpoint, dtype)), graft, "graft" if exclusive else "stock",
+        bool(dtype and widens(checkpoint, dtype)), graft,
+        examination.model_class.__name__, graft.classes, "graft" if exclusive else "stock",
         _why(request, baked, exclusive), forms, _centred_names(after, request, exclusive),
         _notes(checkpoint, after, graft, loose),
     )  # fmt: skip
 
 
 def _check_request(request: Request, examination: Examination) -> None:
-    if request.to == "crmsnorm" and request.target == "stock":
+    if request.to == "crmsnorm" and request.target in ("stock", "native"):
         raise UsageError(
             "CRMSNorm is one channel narrower than any stock class",
             "--to crmsnorm --target graft, or --to rmsnorm",
+        )
+    if request.target == "native" and (request.fold_affine or request.untie):
+        raise UsageError(
+            "a native target folds and unties what its class needs, no more and no less",
+            "leave --fold-affine and --untie out",
         )
     reason = examination.anatomy.why_not()
     if reason:
@@ -237,12 +304,19 @@ def _notes(
         ]
     if loose:
         notes.append("untied: the head has a table of its own now")
-    if anatomy.exposed:
-        notes.append(f"not guaranteed: {', '.join(anatomy.exposed)} shows the stream's mean")
     notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
+    return tuple(dict.fromkeys([*notes, *_general_notes(checkpoint, examination)]))
+
+
+def _general_notes(checkpoint: Checkpoint, examination: Examination) -> list[str]:
+    """What holds for every target."""
+    notes = []
+    exposed = examination.anatomy.exposed
+    if exposed:
+        notes.append(f"not guaranteed: {', '.join(exposed)} shows the stream's mean")
     if checkpoint.left_out:
         files = ", ".join(checkpoint.left_out)
         notes.append(
             f"not carried over, as they hold the source's weights in another form: {files}"
         )
-    return tuple(dict.fromkeys(notes))
+    return notes

@@ -9,7 +9,7 @@ import typer
 
 DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
-TargetName: TypeAlias = Literal["auto", "stock", "graft"]
+TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 
 Model = Annotated[

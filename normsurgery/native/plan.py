@@ -37,7 +37,7 @@ class NativePlan:
     """A native target that fits.
 
     examination: of the source, with a twin that has the facts the plan relies on. steps: surgeries
-    in order. model_class: the target's. parameters_added, bytes: of the result. context: the
+    in order. model_class, config: the target's. parameters_added, bytes: of the result. context: the
     longest input before and after. bound: on the proof's error.
     """
 
@@ -45,6 +45,7 @@ class NativePlan:
     examination: Examination
     steps: tuple[Step, ...]
     model_class: type
+    config: Any
     parameters_added: int
     parameters: int
     bytes: int
@@ -214,7 +215,7 @@ class _Planner:
         width = BITS[self.dtype] // 8 if self.dtype else None
         longest = getattr(config, "max_position_embeddings", None)
         return NativePlan(
-            self.mapping, proved, tuple(steps), retarget.model_class,
+            self.mapping, proved, tuple(steps), retarget.model_class, made,
             parameters_added=after - before,
             parameters=after,
             bytes=width * after if width else result.nbytes,
