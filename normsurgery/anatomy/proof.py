@@ -7,7 +7,7 @@ the source. A negative control follows: the same comparison must notice a result
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,15 @@ def prove(
     centred: Mapping[str, int] | None = None,
     exclusive: bool = False,
     bound: float = EXACT_BOUND,
+    without: Collection[str] = (),
 ) -> Proof:
     """Prove a surgery on the twin.
 
     operate: the surgery, checkpoint → checkpoint. forms: name → function from the result's
     directory to the class that opens it. centred: tensors of the result that must have zero mean
     along the given axis (float64 rounding allowed). exclusive: the source's class computes
-    something else with the result, so it must fail to open it. bound: on the error / std.
+    something else with the result, so it must fail to open it. bound: on the error / std. without:
+    outputs that the result does not have.
     Raises VerificationError naming the tensor, the output or the form that is wrong.
     """
     pushed = probe(examination.twin, examination.anatomy)
@@ -80,7 +82,7 @@ def prove(
         _check_centred(result, centred or {})
         if exclusive:
             _check_refused(examination.model_class, after)
-        hidden = examination.anatomy.exposed
+        hidden = (*examination.anatomy.exposed, *without)
         inputs = examination.twin.inputs
         # The twin in memory is the reference: names misread on the way to disk would show too.
         source = examination.twin.model

@@ -54,7 +54,7 @@ class Operation:
     centred: tensors of the result that must have zero mean, with the axis. bound: on the proof's
     error. context: the longest input that the result answers as the source does, None where
     nothing limits it. engines: expected to suit the result. alternatives: what else could have been
-    chosen.
+    chosen. lost: outputs of the source's class that the result's does not have.
     """
 
     examination: Examination
@@ -73,6 +73,7 @@ class Operation:
     context: int | None = None
     engines: tuple[str, ...] = ("transformers",)
     alternatives: tuple[dict[str, Any], ...] = ()
+    lost: tuple[str, ...] = ()
 
     @property
     def auto_class(self) -> str:
@@ -83,7 +84,8 @@ class Operation:
     def guaranteed_outputs(self) -> tuple[str, ...]:
         """Outputs of the top level that keep their values."""
         anatomy = self.examination.anatomy
-        return tuple(name for name in anatomy.outputs if name not in anatomy.exposed)
+        gone = {*anatomy.exposed, *self.lost}
+        return tuple(name for name in anatomy.outputs if name not in gone)
 
     def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
         """The result and a receipt for each step."""
@@ -100,6 +102,7 @@ class Operation:
             centred=self.centred,
             exclusive=self.form == "graft",
             bound=self.bound,
+            without=self.lost,
         )
 
     def _apply(self, source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:
@@ -153,8 +156,13 @@ def _native_operation(
         plan.examination, plan.steps, partial(cast, dtype=dtype) if dtype else None,
         bool(dtype and widens(checkpoint, dtype)), None, plan.architecture, classes, "native",
         why_native(plan), {"native": lambda _: plan.model_class}, {},
-        tuple(_general_notes(checkpoint, examination)), plan.bound, plan.context[1], plan.engines,
+        (*_lost(plan), *_general_notes(checkpoint, examination)), plan.bound, plan.context[1], plan.engines,
+        lost=plan.lost,
     )  # fmt: skip
+
+
+def _lost(plan: NativePlan) -> list[str]:
+    return [f"not there any more: {name}, which {plan.architecture} lacks" for name in plan.lost]
 
 
 def _stock_operation(

@@ -62,7 +62,9 @@ def target_config(
         values["rope_parameters"] = rope_parameters(config, head_dim_of(config))
     if mapping.window:
         values["max_position_embeddings"] = context_of(mapping, config)
-    values |= {"rms_norm_eps": _one_eps(examination), **mapping.target.values, **mapping.values}
+    values[mapping.target.eps] = _one_eps(examination)
+    values |= mapping.target.values
+    values |= {key: v(config) if callable(v) else v for key, v in mapping.values.items()}
     values |= dict.fromkeys(mapping.target.flags, False) | dict.fromkeys(flags, True)
     unknown = {
         key: value

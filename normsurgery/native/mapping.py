@@ -22,12 +22,12 @@ class Move:
     """Where a source parameter goes.
 
     source: regular expression for its whole name. target: template, \\1 for groups and {part} for
-    the pieces of a split. split: how a fused tensor is cut (a name in `splits.SPLITS`), or "".
+    the pieces of a cut. cut: how the tensor is reshaped or cut (a name in `cuts.CUTS`), or "".
     """
 
     source: str
     target: str
-    split: str = ""
+    cut: str = ""
 
     def target_of(self, parameter: str) -> str | None:
         """The target's template for this parameter, or None."""
@@ -41,7 +41,8 @@ class Target:
 
     family: the class name without its head ("Llama"). rotary: how its attention pairs the channels
     of a head, "halves" or "interleaved", or "" without rotary positions. gated: its MLP multiplies
-    two projections. head_bias: its language-model head can have one. flags: config key → regular expression of the biases that it turns on.
+    two projections. head_bias: its language-model head can have one. keeps_final:
+    its last norm is a LayerNorm whatever the others are. eps: the key of its norms' ε. flags: config key → regular expression of the biases that it turns on.
     fills: regular expression → value of target tensors that no source tensor gives.
     values: config values that the class needs whatever the source.
     """
@@ -50,6 +51,8 @@ class Target:
     rotary: Literal["halves", "interleaved", ""] = "halves"
     gated: bool = True
     head_bias: bool = False
+    keeps_final: bool = False
+    eps: str = "rms_norm_eps"
     flags: Mapping[str, str] = field(default_factory=dict)
     fills: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +66,9 @@ class NativeMapping:
     """One row of the table.
 
     source: class name without its head ("Olmo"). keys: target config key → source key, dotted into
-    nested ones. values: target config key → constant. conditions: each gives the reason why the
+    nested ones. values: target config key → constant, or function of the source's configuration.
+    dropped: regular expression → why source parameters of that name are left out. lost: outputs
+    that the target's class does not have. conditions: each gives the reason why the
     row does not fit a checkpoint, or None. clip: source key that bounds q, k and v, which must be
     null or provably inactive. window: source key that caps the context.
     """
@@ -73,6 +78,8 @@ class NativeMapping:
     moves: tuple[Move, ...]
     keys: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     clip: str | None = None
     window: str | None = None

@@ -55,6 +55,11 @@ class NativePlan:
     bound: float
 
     @property
+    def lost(self) -> tuple[str, ...]:
+        """Outputs of the source's class that the target's does not have."""
+        return self.mapping.lost
+
+    @property
     def architecture(self) -> str:
         return self.model_class.__name__
 
@@ -115,7 +120,10 @@ def native_plans(
     found: list[NativePlan | Refusal] = []
     for mapping in MAPPINGS if stock else ():
         head = name.removeprefix(mapping.source)
-        if not name.startswith(mapping.source) or head not in mapping.heads:
+        if not name.startswith(mapping.source) or not _is_head(head):
+            continue
+        if head not in mapping.heads:
+            found.append(Refusal(mapping, f"{mapping.target.family} has no class {head}"))
             continue
         try:
             found.append(_Planner(checkpoint, examination, mapping, head, dtype).plan())
@@ -140,13 +148,15 @@ class _Planner:
         config = filled(self.examination, self.checkpoint)
         self._check(config)
         norm = _final_site(self.examination.anatomy).norm
-        zero = self._zero_bias(norm.bias_name)
+        keeps = self.mapping.target.keeps_final
+        zero = None if keeps else self._zero_bias(norm.bias_name)
         proved = with_zero(self._clip_free(config), zero) if zero else self._clip_free(config)
         after, steps = self.examination, list[Step]()
         if _shared(after.anatomy) and (norm.weight_name or (norm.bias_name and not zero)):
             after, step = separate_head(self.checkpoint, after)
             steps.append(step)
-        absorbs = bool(norm.bias_name) and not zero and self._absorbs(_final_site(after.anatomy))
+        takes = bool(norm.bias_name) and not zero and not keeps
+        absorbs = takes and self._absorbs(_final_site(after.anatomy))
         if not absorbs:  # the absorber's rotation centres as it goes
             steps.append(partial(_centre, examination=after))
         spare = (absorber.HEAD_BIAS,) if absorbs else ()
@@ -226,6 +236,11 @@ class _Planner:
         )  # fmt: skip
 
 
+def _is_head(name: str) -> bool:
+    """Whether what follows the family's name is a head (Olmo2ForCausalLM is no Olmo)."""
+    return name == "Model" or name.startswith("For")
+
+
 def _refuse_if(reason: str | None) -> None:
     if reason:
         raise _Unfit(reason)
@@ -252,4 +267,5 @@ def _centre(source: Checkpoint, *, examination: Examination) -> tuple[Checkpoint
         for stream in examination.anatomy.streams
     )
     anatomy = dataclasses.replace(examination.anatomy, streams=streams)
-    return centre_writers(source, anatomy, examination.names)
+    result, receipt = centre_writers(source, anatomy, examination.names)
+    return result, dataclasses.replace(receipt, norms={})  # the retargeting says what they become

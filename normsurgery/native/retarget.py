@@ -27,7 +27,7 @@ from normsurgery.errors import UnsupportedModelError
 from normsurgery.native.config import TargetConfig, filled, head_dim_of, target_config
 from normsurgery.native.mapping import NativeMapping
 from normsurgery.native.rotary import channel_order, reordered, rotary_dim
-from normsurgery.native.splits import SPLITS
+from normsurgery.native.cuts import CUTS
 from normsurgery.surgery.algebra import contracted
 from normsurgery.surgery.fold_norm import Vector, shift_of, stream_sites
 from normsurgery.surgery.receipt import Receipt, receipt_of
@@ -111,6 +111,8 @@ class _Run:
         """Move every γ's offset into it and every β into the biases that read it."""
         for site in stream_sites(self.plan.examination.anatomy):
             norm = site.norm
+            if site.role == "final" and self.mapping.target.keeps_final:
+                continue
             if norm.weight_name and norm.offset:
                 tensor, beside = parameters[self.prefix + norm.weight_name]
                 plus = tensor.map(partial(_plus, number=norm.offset), by_rows=True)
@@ -154,13 +156,15 @@ class _Run:
 
     def _move(self, name: str, tensor: LazyTensor, beside: str, config: Any) -> None:
         rules = [move for move in self.mapping.moves if move.target_of(name) is not None]
+        if any(re.fullmatch(pattern, name) for pattern in self.mapping.dropped):
+            return
         if not rules:
             raise UnsupportedModelError(
                 f"{self.mapping.target.family} has no place for {name}", _HINT
             )
         for move in rules:
             template = move.target_of(name) or ""
-            pieces = SPLITS[move.split](config) if move.split else {"": lambda whole: whole}
+            pieces = CUTS[move.cut](config, self.config) if move.cut else {"": lambda whole: whole}
             for part, cut in pieces.items():
                 self.moved[template.replace("{part}", part)] = cut(tensor), beside
 
@@ -173,7 +177,7 @@ class _Run:
             self._canonical(name): tuple(value.shape)
             for name, value in meta_model(self.plan.model_class, config).state_dict().items()
         }
-        if config.tie_word_embeddings:
+        if getattr(config, "tie_word_embeddings", False):
             wanted.pop("lm_head.weight", None)
         beside = next(iter(self.moved.values()))[1]
         dtype = self.source[beside].dtype
@@ -228,7 +232,7 @@ class _Run:
         return name if self.plan.head != "Model" else name.removeprefix(prefix)
 
     def _receipt(self, result: Checkpoint, target: TargetConfig, added: list[str]) -> Receipt:
-        notes = []
+        notes = [f"left out: {reason}" for reason in self.mapping.dropped.values()]
         if self.names.carried:
             notes.append(f"buffers that code computes are left out: {_some(self.names.carried)}")
         if target.dropped:
@@ -240,7 +244,17 @@ class _Run:
             "retarget", self.source, result, changed=changed, notes=notes,
             parameters={"mapping": str(self.mapping), "filled": len(added),
                         "reordered": len(self.touched)},
+            norms=self._norms(),
         )  # fmt: skip
+
+    def _norms(self) -> dict[str, dict[str, int]]:
+        reading = len(list(stream_sites(self.plan.examination.anatomy)))
+        kept = int(self.mapping.target.keeps_final)
+        after = {"RMSNorm": reading - kept, "LayerNorm": kept}
+        return {
+            "before": {"LayerNorm": reading},
+            "after": {kind: count for kind, count in after.items() if count},
+        }
 
 
 def why_not_shift(site: NormSite) -> str | None:

@@ -21,13 +21,13 @@ _STILL = 1e30  # turns 1e-30 radians a token: cos is 1 and sin 0 at every positi
 
 def rotary_dim(config: Any, head_dim: int) -> int:
     """How many channels of a head the source turns."""
-    return int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return int(head_dim * _given(config).get("partial_rotary_factor", 1.0))
 
 
 def why_not_rotary(config: Any, head_dim: int) -> str | None:
     """Why the source's rotary positions cannot be those of a class that turns whole heads."""
     turned = rotary_dim(config, head_dim)
-    kind = config.rope_parameters.get("rope_type", "default")
+    kind = _given(config).get("rope_type", "default")
     if turned == head_dim:
         return None
     if turned % 2 or head_dim % 2 or not turned:
@@ -39,7 +39,7 @@ def why_not_rotary(config: Any, head_dim: int) -> str | None:
 
 def rope_parameters(config: Any, head_dim: int) -> dict[str, Any]:
     """The target's `rope_parameters` for a source configuration."""
-    source = dict(config.rope_parameters)
+    source = _given(config)
     turned = rotary_dim(config, head_dim)
     source.pop("partial_rotary_factor", None)
     if turned == head_dim:
@@ -73,3 +73,9 @@ def reordered(tensor: Tensor, *, order: list[int]) -> Tensor:
     heads = tensor.shape[0] // len(order)
     by_head = tensor.reshape(heads, len(order), *tensor.shape[1:])
     return by_head[:, order].reshape(tensor.shape).contiguous()
+
+
+def _given(config: Any) -> dict[str, Any]:
+    """The source's rotary parameters; older configurations (ESM) hold a base and nothing else."""
+    found = getattr(config, "rope_parameters", None)
+    return dict(found or {"rope_type": "default", "rope_theta": config.rope_theta})

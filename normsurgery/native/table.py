@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from normsurgery.native.conditions import (
     equals,
     heads_fill_the_width,
@@ -34,6 +36,14 @@ ERNIE = Target(
     values={"moe_layer_start_index": 1 << 20, "moe_layer_end_index": 1 << 20},
 )  # fmt: skip
 MIXTRAL = Target("Mixtral")
+EUROBERT = Target("EuroBert", flags=LLAMA.flags, fills=ERNIE.fills)
+INTERNVL_VISION = Target(
+    "InternVLVision", rotary="", gated=False, keeps_final=True, eps="layer_norm_eps",
+    flags={"attention_bias": r".*\.attention\.[qkv]_proj\.bias"},
+    fills={r".*\.lambda_[12]": 1.0, r".*\.[qkv]_proj\.bias": 0.0},
+    values={"norm_type": "rms_norm", "use_mean_pooling": False, "use_qk_norm": False,
+            "use_absolute_position_embeddings": True},
+)  # fmt: skip
 
 _KEEP = r"model\.(embed_tokens|norm|layers\.\d+\.(?:input|post_attention)_layernorm)\.weight"
 _BACKBONE = (
@@ -159,6 +169,106 @@ def _dbrx() -> NativeMapping:
     )  # fmt: skip
 
 
+_PATCHES = r"embeddings\.(cls_token|position_embeddings|patch_embeddings\.projection\.\w+)"
+
+
+def _vision(source: str, prefix: str, layers: str, norms: tuple[str, str], **more: Any) -> NativeMapping:
+    """A vision tower with a class token: norms that read the stream first, attention, MLP."""
+    layer, to = rf"{prefix}\.{layers}\.(\d+)\.", r"internvl_vision.encoder.layer.\1."
+    renames = (
+        Move(rf"{prefix}\.{_PATCHES}", r"internvl_vision.embeddings.\1"),
+        Move(rf"{prefix}\.layernorm\.(weight|bias)", r"internvl_vision.layernorm.\1"),
+        Move(layer + rf"{norms[0]}\.weight", to + "layernorm_before.weight"),
+        Move(layer + rf"{norms[1]}\.weight", to + "layernorm_after.weight"),
+        Move(layer + r"attention\.([qkv])_proj\.(weight|bias)", to + r"attention.\2_proj.\3"),
+        Move(layer + r"attention\.(?:o_proj|projection_layer)\.(weight|bias)",
+             to + r"attention.projection_layer.\2"),
+        Move(layer + r"mlp\.(fc[12])\.(weight|bias)", to + r"mlp.\2.\3"),
+        *more.pop("moves", ()),
+    )  # fmt: skip
+    keys = {"attention_dropout": "attention_probs_dropout_prob"}
+    return NativeMapping(
+        source, INTERNVL_VISION, renames, keys=more.pop("keys", keys), heads=("Model",), **more
+    )
+
+
+def _vit() -> NativeMapping:
+    return _vision(
+        "ViT", "vit", "layers", ("layernorm_before", "layernorm_after"),
+        values={"use_mask_token": False},
+        dropped={r"vit\.pooler\..*": "the pooler, which InternVL's vision tower does not have"},
+        lost=("pooler_output",),
+    )  # fmt: skip
+
+
+def _dinov2() -> NativeMapping:
+    scales = r"dinov2\.encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1"
+    return _vision(
+        "Dinov2", "dinov2", r"encoder\.layer", ("norm1", "norm2"),
+        moves=(
+            Move(scales, r"internvl_vision.encoder.layer.\1.lambda_\2"),
+            Move(r"dinov2\.embeddings\.mask_token", "internvl_vision.embeddings.mask_token",
+                 "mask_token"),
+        ),
+        values={"intermediate_size": lambda config: int(config.hidden_size * config.mlp_ratio)},
+        conditions=(off("use_swiglu_ffn", "its MLP is gated (use_swiglu_ffn), {target}'s is not"),),
+        lost=("pooler_output",),
+    )  # fmt: skip
+
+
+def _internvl_vision() -> NativeMapping:
+    """The same class: a flag, once the stream is centred."""
+    return _vision(
+        "InternVLVision", "internvl_vision", r"encoder\.layer",
+        ("layernorm_before", "layernorm_after"),
+        moves=(
+            Move(r"(internvl_vision\.encoder\.layer\.\d+\.lambda_[12])", r"\1"),
+            Move(r"(internvl_vision\.embeddings\.mask_token)", r"\1", "mask_token"),
+        ),
+        keys={},
+        conditions=(
+            off("use_qk_norm", "it normalizes queries and keys over all heads at once"),
+            off("use_mean_pooling", "its output is the stream itself, mean included"),
+        ),
+    )  # fmt: skip
+
+
+def _esm() -> NativeMapping:
+    layer, to = r"esm\.encoder\.layer\.(\d+)\.", r"model.layers.\1."
+    names = {"query": "q", "key": "k", "value": "v"}
+    return NativeMapping(
+        "Esm",
+        EUROBERT,
+        (
+            Move(r"esm\.embeddings\.word_embeddings\.weight", "model.embed_tokens.weight",
+                 "esm_table"),
+            Move(r"esm\.encoder\.emb_layer_norm_after\.weight", "model.norm.weight"),
+            Move(layer + r"attention\.LayerNorm\.weight", to + "input_layernorm.weight"),
+            Move(layer + r"LayerNorm\.weight", to + "post_attention_layernorm.weight"),
+            *(
+                Move(layer + rf"attention\.self\.{name}\.(weight|bias)",
+                     to + rf"self_attn.{letter}_proj.\2")
+                for name, letter in names.items()
+            ),
+            Move(layer + r"attention\.output\.dense\.(weight|bias)", to + r"self_attn.o_proj.\2"),
+            Move(layer + r"intermediate\.dense\.(weight|bias)", to + r"mlp.gate_proj.\2"),
+            Move(layer + r"output\.dense\.(weight|bias)", to + r"mlp.down_proj.\2"),
+            Move(r"classifier\.(weight|bias)", r"classifier.\1"),
+        ),
+        keys={"attention_dropout": "attention_probs_dropout_prob"},
+        values={"hidden_act": "gelu"},
+        dropped={
+            r"esm\.contact_head\..*": "the contact head, which this class never calls",
+            r"esm\.(?:.*\.)?rotary_embeddings\.inv_freq": "a table that code computes",
+        },
+        conditions=(
+            equals("position_embedding_type", "rotary", "EuroBERT's positions are rotary"),
+            off("emb_layer_norm_before", "it normalizes its embeddings"),
+        ),
+        heads=("ForTokenClassification",),
+    )  # fmt: skip
+
+
 MAPPINGS: tuple[NativeMapping, ...] = (
     _olmo(),
     _stablelm(LLAMA),
@@ -167,5 +277,9 @@ MAPPINGS: tuple[NativeMapping, ...] = (
     _jais2(ARCEE),
     _gpt_neox(ARCEE),
     _dbrx(),
+    _vit(),
+    _dinov2(),
+    _internvl_vision(),
+    _esm(),
     *(row(ERNIE) for row in (_stablelm, _starcoder2, _nemotron, _jais2, _gpt_neox)),
 )

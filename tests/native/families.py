@@ -12,6 +12,12 @@ _TEXT: dict[str, Any] = {
 }  # fmt: skip
 
 
+_IMAGE: dict[str, Any] = {
+    "hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": LAYERS,
+    "intermediate_size": 112, "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+
+
 def rope(share: float) -> dict[str, Any]:
     """Rotary parameters of which only a share of every head is turned."""
     return {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": share}
@@ -32,6 +38,20 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt_neox": (
         "GPTNeoXForCausalLM", "GPTNeoXConfig", {**_TEXT, "use_parallel_residual": False,
                                                 "rope_parameters": rope(0.5)},
+    ),
+    "vit": ("ViTModel", "ViTConfig", _IMAGE),
+    "dinov2": ("Dinov2Model", "Dinov2Config", _IMAGE),
+    "internvl_vision": (
+        "InternVLVisionModel", "InternVLVisionConfig", {**_IMAGE, "use_mean_pooling": False},
+    ),
+    "esm": (
+        "EsmForTokenClassification",
+        "EsmConfig",
+        {
+            **_TEXT, "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "bos_token_id": None,
+            "position_embedding_type": "rotary", "token_dropout": True,
+            "emb_layer_norm_before": False, "num_labels": 7,
+        },
     ),
     "dbrx": (
         "DbrxForCausalLM",

@@ -1,4 +1,4 @@
-"""How fused tensors of a source are cut into the target's: piece → the rows that it takes."""
+"""How a source tensor becomes target tensors, where a rename is not all: piece → what it takes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from normsurgery.checkpoint import LazyTensor
+from normsurgery.surgery.algebra import centred
 
 Cut = Callable[[LazyTensor], LazyTensor]
 
 
-def qkv_by_head(config: Any) -> dict[str, Cut]:
+def qkv_by_head(config: Any, source: Any) -> dict[str, Cut]:
     """[heads × 3 × head_dim, …] → q, k, v (GPT-NeoX)."""
     heads = config.num_attention_heads
     return {part: partial(_by_head, heads=heads, which=i) for i, part in enumerate("qkv")}
 
 
-def qkv_stacked(config: Any) -> dict[str, Cut]:
+def qkv_stacked(config: Any, source: Any) -> dict[str, Cut]:
     """[q rows; k rows; v rows, …] → q, k, v (DBRX)."""
     head_dim = config.hidden_size // config.num_attention_heads
     queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
@@ -27,18 +28,13 @@ def qkv_stacked(config: Any) -> dict[str, Cut]:
     return {part: partial(_rows, start=a, count=n) for part, (a, n) in starts.items()}
 
 
-def gate_and_up(config: Any) -> dict[str, Cut]:
-    """[gate rows; up rows, …] → gate, up."""
-    return {p: partial(_share, of=2, which=i) for i, p in enumerate(("gate", "up"))}
-
-
-def experts(config: Any) -> dict[str, Cut]:
+def experts(config: Any, source: Any) -> dict[str, Cut]:
     """[experts × inner, hidden] → one matrix [inner, hidden] an expert."""
     count = config.num_local_experts
     return {str(i): partial(_share, of=count, which=i) for i in range(count)}
 
 
-def experts_transposed(config: Any) -> dict[str, Cut]:
+def experts_transposed(config: Any, source: Any) -> dict[str, Cut]:
     """[experts × inner, hidden] → one matrix [hidden, inner] an expert."""
     count = config.num_local_experts
     return {
@@ -46,12 +42,26 @@ def experts_transposed(config: Any) -> dict[str, Cut]:
     }  # fmt: skip
 
 
-SPLITS: dict[str, Callable[[Any], dict[str, Cut]]] = {
+def mask_token(config: Any, source: Any) -> dict[str, Cut]:
+    """[1, hidden] → [1, 1, hidden], centred: the trace saw nobody write it to the stream."""
+    return {"": _token}
+
+
+def esm_table(config: Any, source: Any) -> dict[str, Cut]:
+    """ESM-2 scales its embeddings by what token dropout left in training, masks apart."""
+    if not source.token_dropout:
+        return {"": lambda tensor: tensor}
+    return {"": lambda tensor: tensor.map(_after_token_dropout, by_rows=True)}
+
+
+# name → function of the target's configuration and the source's
+CUTS: dict[str, Callable[[Any, Any], dict[str, Cut]]] = {
     "qkv_by_head": qkv_by_head,
     "qkv_stacked": qkv_stacked,
-    "gate_and_up": gate_and_up,
     "experts": experts,
     "experts_transposed": experts_transposed,
+    "mask_token": mask_token,
+    "esm_table": esm_table,
 }
 
 
@@ -78,3 +88,15 @@ def _rows(tensor: LazyTensor, *, start: int, count: int, transposed: bool = Fals
 def _share(tensor: LazyTensor, *, of: int, which: int, transposed: bool = False) -> LazyTensor:
     count = tensor.shape[0] // of
     return _rows(tensor, start=which * count, count=count, transposed=transposed)
+
+
+def _token(tensor: LazyTensor) -> LazyTensor:
+    width = tensor.shape[-1]
+    return LazyTensor.compute(
+        lambda: centred(tensor.load(), dim=-1).reshape(1, 1, width), tensor.dtype, (1, 1, width)
+    )
+
+
+def _after_token_dropout(table: Tensor) -> Tensor:
+    """15 % of the tokens are chosen and 80 % of these masked (as `EsmEmbeddings` has it)."""
+    return (table.double() * (1 - 0.15 * 0.8)).to(table.dtype)
