@@ -13,8 +13,8 @@ from normsurgery.anatomy.proof import Proof
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.rmsnorm import Operation, Request, Target, To, plan_operation
-from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.api.sizes import parse_size
+from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.checkpoint import (
     Checkpoint,
     FileRecord,

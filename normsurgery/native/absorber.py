@@ -38,6 +38,7 @@ _ODD_IS_LINEAR = {"silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gel
     "relu",
 }  # fmt: skip
 _SQUARE = "relu2"
+_ROUGH = 8.0  # x + 8 in bfloat16 keeps x to 1/32; more is above the noise of a whole model
 
 _READERS = {
     r"model\.layers\.(\d+)\.self_attn\.[qkv]_proj\.weight": r"model.layers.\1.input_layernorm",
@@ -60,6 +61,11 @@ def why_not_absorber(config: Any, *, gated: bool, dtype: str) -> str | None:
             "(--dtype bfloat16 or float32)"
         )
     act, width, inner = config.hidden_act, config.hidden_size, config.intermediate_size
+    if act == _SQUARE and dtype == "BF16" and _offset(width) > _ROUGH:
+        return (
+            "the final norm's β needs an absorber block, in which relu2 leaves bfloat16 too little "
+            f"precision at a width of {width} (--dtype float32)"
+        )
     if act not in _ODD_IS_LINEAR and act != _SQUARE:
         return f"the final norm's β needs an absorber block, which {act} cannot make linear"
     needed = width if gated else 2 * width
@@ -148,7 +154,8 @@ def _reflected_columns(weight: Tensor) -> Tensor:
     along = v @ wide
     turned = wide - (v[:, None] * along if wide.dim() > 1 else v * along)
     turned[0] = 0
-    return turned.to(weight.dtype)
+    rounded: Tensor = turned.to(weight.dtype)
+    return rounded
 
 
 def _head(source: Checkpoint, *, residue: float) -> LazyTensor:
@@ -227,6 +234,11 @@ class _Block:
         if self.gated:
             return 1.0, 0.0, _COPY / (_GATE**2 if self.act == _SQUARE else _GATE)
         if self.act == _SQUARE:  # (x + c)² − (c − x)² = 4 c x, with c at least every |x| ≤ √d
-            offset = 2.0 ** math.ceil(math.log2(math.sqrt(self.width)))
+            offset = _offset(self.width)
             return 1.0, offset, _COPY / (4 * offset)
         return _STEEP, 0.0, _COPY / _STEEP
+
+
+def _offset(width: int) -> float:
+    """The least power of two that no channel of a normalized row of this width exceeds."""
+    return 2.0 ** math.ceil(math.log2(math.sqrt(width)))

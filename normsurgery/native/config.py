@@ -67,9 +67,7 @@ def target_config(
     values |= {key: v(config) if callable(v) else v for key, v in mapping.values.items()}
     values |= dict.fromkeys(mapping.target.flags, False) | dict.fromkeys(flags, True)
     unknown = {
-        key: value
-        for key, value in source.config.items()
-        if key not in own | known | _IDENTITY
+        key: value for key, value in source.config.items() if key not in own | known | _IDENTITY
     }
     try:
         with quiet():

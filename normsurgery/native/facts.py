@@ -51,7 +51,9 @@ def unclipped(examination: Examination, key: str) -> Examination:
     return dataclasses.replace(examination, twin=build_twin(examination.model_class, config))
 
 
-def why_clipped(checkpoint: Checkpoint, examination: Examination, key: str, limit: float) -> str | None:
+def why_clipped(
+    checkpoint: Checkpoint, examination: Examination, key: str, limit: float
+) -> str | None:
     """Why queries, keys and values may reach ±limit, or None where they provably cannot.
 
     A normalized row has norm √d at most, so |w · (γ x̂ + β) + b| ≤ ‖w γ‖ √d + |w · β + b|.
@@ -70,9 +72,7 @@ def why_clipped(checkpoint: Checkpoint, examination: Examination, key: str, limi
     )
 
 
-def _bound(
-    checkpoint: Checkpoint, examination: Examination, site: NormSite, reader: Any
-) -> float:
+def _bound(checkpoint: Checkpoint, examination: Examination, site: NormSite, reader: Any) -> float:
     names = examination.names
     weight = _held(checkpoint, examination, reader.weight).load().double()
     width = weight.shape[1]

@@ -209,7 +209,7 @@ class _Planner:
         gated = self.mapping.target.gated
         config = retarget.model_class.config_class.from_dict(dict(source.config))
         dtypes = {tensor.dtype for tensor in self.checkpoint.values()}
-        dtype = self.dtype or ("F16" if "F16" in dtypes else "")
+        dtype = self.dtype or next((name for name in ("F16", "BF16") if name in dtypes), "F32")
         _refuse_if(absorber.why_not_absorber(config, gated=gated, dtype=dtype))
         return partial(absorber.absorb, gated=gated)
 

@@ -25,9 +25,9 @@ from normsurgery.anatomy.twin import meta_model
 from normsurgery.checkpoint import Checkpoint, LazyTensor, is_all_zero
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.native.config import TargetConfig, filled, head_dim_of, target_config
+from normsurgery.native.cuts import CUTS
 from normsurgery.native.mapping import NativeMapping
 from normsurgery.native.rotary import channel_order, reordered, rotary_dim
-from normsurgery.native.cuts import CUTS
 from normsurgery.surgery.algebra import contracted
 from normsurgery.surgery.fold_norm import Vector, shift_of, stream_sites
 from normsurgery.surgery.receipt import Receipt, receipt_of

@@ -1,50 +1,16 @@
-"""The native mappings, one entry a row: what becomes what, under which conditions."""
+"""The native mappings of text models, one function a row, and the whole table."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from normsurgery.native.conditions import (
-    equals,
-    heads_fill_the_width,
-    off,
-)
+from normsurgery.native.conditions import equals, heads_fill_the_width, off
 from normsurgery.native.mapping import Move, NativeMapping, Target
+from normsurgery.native.targets import ARCEE, ERNIE, EUROBERT, LLAMA, MIXTRAL
+from normsurgery.native.vision import VISION
 
-_LLAMA_FILLS = {
-    r".*(_layernorm|model\.norm)\.weight": 1.0,
-    r".*\.(self_attn|mlp)\.\w+_proj\.bias": 0.0,
-}
-LLAMA = Target(
-    "Llama",
-    flags={"attention_bias": r".*\.self_attn\..*\.bias", "mlp_bias": r".*\.mlp\..*\.bias"},
-    fills=_LLAMA_FILLS,
-)
-ARCEE = Target(
-    "Arcee", gated=False,
-    flags={"attention_bias": r".*\.self_attn\..*\.bias", "mlp_bias": r".*\.mlp\..*\.bias"},
-    fills=_LLAMA_FILLS,
-)  # fmt: skip
-ERNIE = Target(
-    "Ernie4_5_Moe", rotary="interleaved", head_bias=True,
-    flags={"use_bias": r".*\.bias"},
-    fills={
-        # an MLP without a gate in gated code: its projection is the gate, and the other factor is 1
-        r".*\.mlp\.up_proj\.weight": 0.0, r".*\.mlp\.up_proj\.bias": 1.0,
-        r"lm_head\.bias": 0.0, **_LLAMA_FILLS,
-    },
-    values={"moe_layer_start_index": 1 << 20, "moe_layer_end_index": 1 << 20},
-)  # fmt: skip
-MIXTRAL = Target("Mixtral")
-EUROBERT = Target("EuroBert", flags=LLAMA.flags, fills=ERNIE.fills)
-INTERNVL_VISION = Target(
-    "InternVLVision", rotary="", gated=False, keeps_final=True, eps="layer_norm_eps",
-    flags={"attention_bias": r".*\.attention\.[qkv]_proj\.bias"},
-    fills={r".*\.lambda_[12]": 1.0, r".*\.[qkv]_proj\.bias": 0.0},
-    values={"norm_type": "rms_norm", "use_mean_pooling": False, "use_qk_norm": False,
-            "use_absolute_position_embeddings": True},
-)  # fmt: skip
-
+_QUERY_KEY_NORMS = "it normalizes queries and keys (qk_layernorm), which {target} does not"
+_PARALLEL = "its blocks are parallel (use_parallel_residual), and {target}'s are sequential"
 _KEEP = r"model\.(embed_tokens|norm|layers\.\d+\.(?:input|post_attention)_layernorm)\.weight"
 _BACKBONE = (
     Move(_KEEP, r"model.\1.weight"),
@@ -79,8 +45,8 @@ def _stablelm(target: Target) -> NativeMapping:
     return NativeMapping(
         "StableLm", target, (*_BACKBONE, _GATED),
         conditions=(
-            off("use_parallel_residual", "its blocks are parallel: attention and MLP read one norm"),
-            off("qk_layernorm", "it normalizes queries and keys, which {target} does not"),
+            off("use_parallel_residual", _PARALLEL),
+            off("qk_layernorm", _QUERY_KEY_NORMS),
         ),
     )  # fmt: skip
 
@@ -106,26 +72,66 @@ def _jais2(target: Target) -> NativeMapping:
     )  # fmt: skip
 
 
-def _gpt_neox(target: Target) -> NativeMapping:
+def _fused(
+    source: str,
+    target: Target,
+    prefix: str,
+    attention: str,
+    *,
+    table: str,
+    final: str,
+    more: tuple[Move, ...] = (),
+    **conditions: Any,
+) -> NativeMapping:
+    """GPT-NeoX and its kin: queries, keys and values in one matrix, head by head.
+
+    prefix: of the base model. attention, table, final: what the family calls them.
+    """
     first = "gate" if target.gated else "up"
-    layer, to = r"gpt_neox\.layers\.(\d+)\.", r"model.layers.\1."
-    return NativeMapping(
-        "GPTNeoX",
-        target,
-        (
-            Move(r"gpt_neox\.embed_in\.weight", "model.embed_tokens.weight"),
-            Move(r"gpt_neox\.final_layer_norm\.weight", "model.norm.weight"),
-            Move(layer + r"((?:input|post_attention)_layernorm)\.weight", to + r"\2.weight"),
-            Move(layer + r"attention\.query_key_value\.(weight|bias)",
-                 to + r"self_attn.{part}_proj.\2", "qkv_by_head"),
-            Move(layer + r"attention\.dense\.(weight|bias)", to + r"self_attn.o_proj.\2"),
-            Move(layer + r"mlp\.dense_h_to_4h\.(weight|bias)", to + rf"mlp.{first}_proj.\2"),
-            Move(layer + r"mlp\.dense_4h_to_h\.(weight|bias)", to + r"mlp.down_proj.\2"),
-            Move(r"(lm_head|score)\.(weight|bias)", r"\1.\2"),
+    layer, to = rf"{prefix}\.layers\.(\d+)\.", r"model.layers.\1."
+    moves = (
+        Move(rf"{prefix}\.{table}\.weight", "model.embed_tokens.weight"),
+        Move(rf"{prefix}\.{final}\.weight", "model.norm.weight"),
+        Move(layer + r"((?:input|post_attention)_layernorm)\.weight", to + r"\2.weight"),
+        Move(
+            layer + rf"{attention}\.query_key_value\.(weight|bias)",
+            to + r"self_attn.{part}_proj.\2",
+            "qkv_by_head",
         ),
-        conditions=(off("use_parallel_residual", "its blocks are parallel (use_parallel_residual), "
-                        "and {target}'s are sequential"),),
-        heads=("ForCausalLM", "ForSequenceClassification", "Model"),
+        Move(layer + rf"{attention}\.dense\.(weight|bias)", to + r"self_attn.o_proj.\2"),
+        Move(layer + r"mlp\.dense_h_to_4h\.(weight|bias)", to + rf"mlp.{first}_proj.\2"),
+        Move(layer + r"mlp\.dense_4h_to_h\.(weight|bias)", to + r"mlp.down_proj.\2"),
+        Move(r"(lm_head|score)\.(weight|bias)", r"\1.\2"),
+        Move(r"embed_out\.weight", "lm_head.weight"),
+        *more,
+    )
+    heads = ("ForCausalLM", "ForSequenceClassification", "Model")
+    return NativeMapping(source, target, moves, heads=heads, **conditions)
+
+
+def _gpt_neox(target: Target) -> NativeMapping:
+    return _fused(
+        "GPTNeoX", target, "gpt_neox", "attention", table="embed_in", final="final_layer_norm",
+        conditions=(off("use_parallel_residual", _PARALLEL),),
+    )  # fmt: skip
+
+
+def _gpt_neox_japanese(target: Target) -> NativeMapping:
+    """The last block's attention adds its output bias by hand, and the MLPs have none."""
+    bias = Move(r"gpt_neox_japanese\.layers\.(\d+)\.attention\.dense_bias",
+                r"model.layers.\1.self_attn.o_proj.bias")  # fmt: skip
+    inner = lambda config: int(config.hidden_size * config.intermediate_multiple_size)  # noqa: E731
+    return _fused(
+        "GPTNeoXJapanese", target, "gpt_neox_japanese", "attention",
+        table="embed_in", final="final_layer_norm", more=(bias,),
+        values={"intermediate_size": inner},
+    )  # fmt: skip
+
+
+def _persimmon(target: Target) -> NativeMapping:
+    return _fused(
+        "Persimmon", target, "model", "self_attn", table="embed_tokens", final="final_layernorm",
+        conditions=(off("qk_layernorm", _QUERY_KEY_NORMS),),
     )  # fmt: skip
 
 
@@ -169,70 +175,6 @@ def _dbrx() -> NativeMapping:
     )  # fmt: skip
 
 
-_PATCHES = r"embeddings\.(cls_token|position_embeddings|patch_embeddings\.projection\.\w+)"
-
-
-def _vision(source: str, prefix: str, layers: str, norms: tuple[str, str], **more: Any) -> NativeMapping:
-    """A vision tower with a class token: norms that read the stream first, attention, MLP."""
-    layer, to = rf"{prefix}\.{layers}\.(\d+)\.", r"internvl_vision.encoder.layer.\1."
-    renames = (
-        Move(rf"{prefix}\.{_PATCHES}", r"internvl_vision.embeddings.\1"),
-        Move(rf"{prefix}\.layernorm\.(weight|bias)", r"internvl_vision.layernorm.\1"),
-        Move(layer + rf"{norms[0]}\.weight", to + "layernorm_before.weight"),
-        Move(layer + rf"{norms[1]}\.weight", to + "layernorm_after.weight"),
-        Move(layer + r"attention\.([qkv])_proj\.(weight|bias)", to + r"attention.\2_proj.\3"),
-        Move(layer + r"attention\.(?:o_proj|projection_layer)\.(weight|bias)",
-             to + r"attention.projection_layer.\2"),
-        Move(layer + r"mlp\.(fc[12])\.(weight|bias)", to + r"mlp.\2.\3"),
-        *more.pop("moves", ()),
-    )  # fmt: skip
-    keys = {"attention_dropout": "attention_probs_dropout_prob"}
-    return NativeMapping(
-        source, INTERNVL_VISION, renames, keys=more.pop("keys", keys), heads=("Model",), **more
-    )
-
-
-def _vit() -> NativeMapping:
-    return _vision(
-        "ViT", "vit", "layers", ("layernorm_before", "layernorm_after"),
-        values={"use_mask_token": False},
-        dropped={r"vit\.pooler\..*": "the pooler, which InternVL's vision tower does not have"},
-        lost=("pooler_output",),
-    )  # fmt: skip
-
-
-def _dinov2() -> NativeMapping:
-    scales = r"dinov2\.encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1"
-    return _vision(
-        "Dinov2", "dinov2", r"encoder\.layer", ("norm1", "norm2"),
-        moves=(
-            Move(scales, r"internvl_vision.encoder.layer.\1.lambda_\2"),
-            Move(r"dinov2\.embeddings\.mask_token", "internvl_vision.embeddings.mask_token",
-                 "mask_token"),
-        ),
-        values={"intermediate_size": lambda config: int(config.hidden_size * config.mlp_ratio)},
-        conditions=(off("use_swiglu_ffn", "its MLP is gated (use_swiglu_ffn), {target}'s is not"),),
-        lost=("pooler_output",),
-    )  # fmt: skip
-
-
-def _internvl_vision() -> NativeMapping:
-    """The same class: a flag, once the stream is centred."""
-    return _vision(
-        "InternVLVision", "internvl_vision", r"encoder\.layer",
-        ("layernorm_before", "layernorm_after"),
-        moves=(
-            Move(r"(internvl_vision\.encoder\.layer\.\d+\.lambda_[12])", r"\1"),
-            Move(r"(internvl_vision\.embeddings\.mask_token)", r"\1", "mask_token"),
-        ),
-        keys={},
-        conditions=(
-            off("use_qk_norm", "it normalizes queries and keys over all heads at once"),
-            off("use_mean_pooling", "its output is the stream itself, mean included"),
-        ),
-    )  # fmt: skip
-
-
 def _esm() -> NativeMapping:
     layer, to = r"esm\.encoder\.layer\.(\d+)\.", r"model.layers.\1."
     names = {"query": "q", "key": "k", "value": "v"}
@@ -269,17 +211,14 @@ def _esm() -> NativeMapping:
     )  # fmt: skip
 
 
+# Classes that more than one target fits, the engines' favourite first.
+_TWICE = (_starcoder2, _nemotron, _jais2, _gpt_neox, _gpt_neox_japanese, _persimmon)
 MAPPINGS: tuple[NativeMapping, ...] = (
     _olmo(),
     _stablelm(LLAMA),
-    _starcoder2(ARCEE),
-    _nemotron(ARCEE),
-    _jais2(ARCEE),
-    _gpt_neox(ARCEE),
+    *(row(ARCEE) for row in _TWICE),
     _dbrx(),
-    _vit(),
-    _dinov2(),
-    _internvl_vision(),
+    *(row(ERNIE) for row in (_stablelm, *_TWICE)),
     _esm(),
-    *(row(ERNIE) for row in (_stablelm, _starcoder2, _nemotron, _jais2, _gpt_neox)),
+    *VISION,
 )

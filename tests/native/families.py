@@ -39,6 +39,15 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GPTNeoXForCausalLM", "GPTNeoXConfig", {**_TEXT, "use_parallel_residual": False,
                                                 "rope_parameters": rope(0.5)},
     ),
+    "gpt_neox_japanese": (
+        "GPTNeoXJapaneseForCausalLM", "GPTNeoXJapaneseConfig",
+        {**_TEXT, "intermediate_multiple_size": 3, "rope_parameters": rope(0.5)},
+    ),
+    "persimmon": (
+        "PersimmonForCausalLM", "PersimmonConfig",
+        {**_TEXT, "rope_parameters": rope(0.5), "qk_layernorm": False},
+    ),
+    "vit_msn": ("ViTMSNModel", "ViTMSNConfig", _IMAGE),
     "vit": ("ViTModel", "ViTConfig", _IMAGE),
     "dinov2": ("Dinov2Model", "Dinov2Config", _IMAGE),
     "internvl_vision": (
