@@ -151,14 +151,24 @@ def _native_operation(
 ) -> Operation:
     dtype = stored_dtype(request.dtype) if request.dtype else None
     named = auto_classes(plan.config, plan.model_class)
-    classes = {auto: name for auto, name in named.items() if name == plan.architecture}
     return Operation(
-        plan.examination, plan.steps, partial(cast, dtype=dtype) if dtype else None,
-        bool(dtype and widens(checkpoint, dtype)), None, plan.architecture, classes, "native",
-        why_native(plan), {"native": lambda _: plan.model_class}, {},
-        (*_lost(plan), *_general_notes(checkpoint, examination)), plan.bound, plan.context[1], plan.engines,
+        examination=plan.examination,
+        steps=plan.steps,
+        cast=partial(cast, dtype=dtype) if dtype else None,
+        cast_first=bool(dtype and widens(checkpoint, dtype)),
+        graft=None,
+        architecture=plan.architecture,
+        classes={auto: name for auto, name in named.items() if name == plan.architecture},
+        form="native",
+        why=why_native(plan),
+        forms={"native": lambda _: plan.model_class},
+        centred={},
+        notes=(*_lost(plan), *_general_notes(checkpoint, examination)),
+        bound=plan.bound,
+        context=plan.context[1],
+        engines=plan.engines,
         lost=plan.lost,
-    )  # fmt: skip
+    )
 
 
 def _lost(plan: NativePlan) -> list[str]:

@@ -34,8 +34,8 @@ _COPY, _CONSTANT = 2.0**38, 2.0**62
 _GATE = 64.0  # act(64) is a power of two for every activation below, to the last bit of float64
 _STEEP = 1024.0  # act(±1024 x) is a plain ReLU but for tiny x, so a 16-bit activation loses nothing
 # Activations with act(x) − act(−x) = x.
-_ODD_IS_LINEAR = {"silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu",
-    "relu",
+_ODD_IS_LINEAR = {
+    "silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu",
 }  # fmt: skip
 _SQUARE = "relu2"
 _ROUGH = 8.0  # x + 8 in bfloat16 keeps x to 1/32; more is above the noise of a whole model
@@ -127,7 +127,8 @@ def _normal(width: int) -> Tensor:
     """v with H = I − v vᵀ, H 1/√d = e₀, in float64 [width]."""
     v = torch.full((width,), 1 / math.sqrt(width), dtype=torch.float64)
     v[0] -= 1
-    return v * (math.sqrt(2) / v.norm())
+    scaled: Tensor = v * (math.sqrt(2) / v.norm())
+    return scaled
 
 
 def _reflected_rows(

@@ -26,11 +26,21 @@ class TargetConfig:
     dropped: dict[str, Any]
 
     def to_json(self, architecture: str, source: dict[str, Any]) -> dict[str, Any]:
-        """config.json: the target's own keys, and the source's that neither class knows."""
-        values: dict[str, Any] = self.config.to_dict()
+        """config.json: the target's own keys, and the source's that neither class knows.
+
+        source: config.json as it was. What every configuration has by default is not repeated.
+        """
+        import transformers
+
+        common = transformers.PreTrainedConfig().to_dict()
         dtype = next((source[key] for key in ("dtype", "torch_dtype") if key in source), None)
-        values |= {"architectures": [architecture], "dtype": dtype}
-        return {key: value for key, value in values.items() if key not in ("torch_dtype",)}
+        values = {
+            key: value
+            for key, value in self.config.to_dict().items()
+            if key not in _IDENTITY and (key in source or value != common.get(key, ...))
+        }
+        found = {"architectures": [architecture], "model_type": self.config.model_type, **values}
+        return found if dtype is None else {**found, "dtype": dtype}
 
 
 def filled(examination: Examination, source: Checkpoint) -> Any:

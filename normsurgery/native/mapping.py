@@ -41,10 +41,10 @@ class Target:
 
     family: the class name without its head ("Llama"). rotary: how its attention pairs the channels
     of a head, "halves" or "interleaved", or "" without rotary positions. gated: its MLP multiplies
-    two projections. head_bias: its language-model head can have one. keeps_final:
-    its last norm is a LayerNorm whatever the others are. eps: the key of its norms' ε. flags: config key → regular expression of the biases that it turns on.
-    fills: regular expression → value of target tensors that no source tensor gives.
-    values: config values that the class needs whatever the source.
+    two projections. head_bias: its language-model head can have one. keeps_final: its last norm is
+    a LayerNorm whatever the others are. eps: the key of its norms' ε. flags: config key → regular
+    expression of the biases that it turns on. fills: regular expression → value of target tensors
+    that no source tensor gives. values: config values that the class needs whatever the source.
     """
 
     family: str

@@ -13,7 +13,7 @@ from normsurgery.anatomy.model import Anatomy, NormSite
 from normsurgery.anatomy.proof import EXACT_BOUND
 from normsurgery.checkpoint import Checkpoint, is_all_zero
 from normsurgery.checkpoint.dtypes import BITS
-from normsurgery.errors import SurgeryError
+from normsurgery.errors import UnsupportedModelError
 from normsurgery.native import absorber
 from normsurgery.native.conditions import value_at
 from normsurgery.native.config import context_of, filled, head_dim_of
@@ -37,8 +37,8 @@ class NativePlan:
     """A native target that fits.
 
     examination: of the source, with a twin that has the facts the plan relies on. steps: surgeries
-    in order. model_class, config: the target's. parameters_added, bytes: of the result. context: the
-    longest input before and after. bound: on the proof's error.
+    in order. model_class, config: the target's. parameters, parameters_added, bytes: of the result.
+    context: the longest input before and after. bound: on the proof's error.
     """
 
     mapping: NativeMapping
@@ -103,10 +103,6 @@ class Refusal:
         }  # fmt: skip
 
 
-class _Unfit(Exception):
-    """A reason, raised from wherever it is found."""
-
-
 def native_plans(
     checkpoint: Checkpoint, examination: Examination, *, dtype: str | None = None
 ) -> list[NativePlan | Refusal]:
@@ -127,9 +123,7 @@ def native_plans(
             continue
         try:
             found.append(_Planner(checkpoint, examination, mapping, head, dtype).plan())
-        except _Unfit as unfit:
-            found.append(Refusal(mapping, str(unfit)))
-        except SurgeryError as error:
+        except UnsupportedModelError as error:
             found.append(Refusal(mapping, error.message))
     return sorted(found, key=lambda one: isinstance(one, Refusal))
 
@@ -176,6 +170,12 @@ class _Planner:
         for site in stream_sites(self.examination.anatomy):
             if site.norm.bias_name and site.role != "final":
                 _refuse_if(why_not_shift(site))
+        for stream in self.examination.anatomy.convertible():
+            tables = {writer.module for writer in stream.writers if writer.shared}
+            doors = [door for door in stream.online if door.module not in tables]
+            _refuse_if(doors[0].reason if doors else None)
+            if stream.raw_readers:
+                _refuse_if(f"{stream.raw_readers[0].reader.module} reads the stream with its mean")
 
     def _clip_free(self, config: Any) -> Examination:
         """The examination whose twin clips nothing, if the real weights provably never clip."""
@@ -199,7 +199,7 @@ class _Planner:
         if self.mapping.target.head_bias or all(reader.bias for reader in final.readers):
             return False
         if self.head != "ForCausalLM":
-            raise _Unfit("the final norm's β has no place: the target's head has no bias")
+            _refuse_if("the final norm's β has no place: the target's head has no bias")
         return True
 
     def _absorber(self, steps: list[Step], retarget: Retarget) -> Step:
@@ -243,13 +243,13 @@ def _is_head(name: str) -> bool:
 
 def _refuse_if(reason: str | None) -> None:
     if reason:
-        raise _Unfit(reason)
+        raise UnsupportedModelError(reason, "normsurgery inspect MODEL   # what does apply")
 
 
 def _final_site(anatomy: Anatomy) -> NormSite:
     sites = [site for site in stream_sites(anatomy) if site.role == "final"]
     if len(sites) != 1:
-        raise _Unfit(f"it has {len(sites)} final norms")
+        _refuse_if(f"it has {len(sites)} final norms")
     return sites[0]
 
 

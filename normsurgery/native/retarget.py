@@ -242,8 +242,8 @@ class _Run:
                    and result[name].source is not self.source[name].source}  # fmt: skip
         return receipt_of(
             "retarget", self.source, result, changed=changed, notes=notes,
-            parameters={"mapping": str(self.mapping), "filled": len(added),
-                        "reordered": len(self.touched)},
+            parameters={"mapping": str(self.mapping), "moved": len(self.moved) - len(added),
+                        "filled": len(added), "reordered": len(self.touched)},
             norms=self._norms(),
         )  # fmt: skip
 

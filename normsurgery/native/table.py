@@ -102,7 +102,7 @@ def _fused(
         Move(layer + r"mlp\.dense_h_to_4h\.(weight|bias)", to + rf"mlp.{first}_proj.\2"),
         Move(layer + r"mlp\.dense_4h_to_h\.(weight|bias)", to + r"mlp.down_proj.\2"),
         Move(r"(lm_head|score)\.(weight|bias)", r"\1.\2"),
-        Move(r"embed_out\.weight", "lm_head.weight"),
+        Move(r"embed_out\.(weight|bias)", r"lm_head.\1"),
         *more,
     )
     heads = ("ForCausalLM", "ForSequenceClassification", "Model")

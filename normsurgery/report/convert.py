@@ -58,8 +58,12 @@ def _target(target: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "target", f"{target['form']}: {target['why']}"
     if target["form"] == "native":
         yield "class", target["architecture"]
-    if target.get("engines"):
-        yield "expected to run in", ", ".join(target["engines"])
+    engines = target.get("engines") or ()
+    if "transformers" in engines:
+        yield "runs in", "transformers"
+    others = [engine for engine in engines if engine != "transformers"]
+    if others:
+        yield "expected in", f"{', '.join(others)} (by its configuration, not tested)"
 
 
 def _alternatives(alternatives: Iterable[Mapping[str, Any]]) -> RenderableType:
