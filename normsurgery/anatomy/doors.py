@@ -1,31 +1,50 @@
 """Where a mean can be removed that no weight holds: at the door of a module.
 
-A door is a module's first argument ("input") or its result ("output"), for a module that runs once.
+A door is a module's first argument ("input") or its result ("output").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from normsurgery.anatomy.axes import MOVES
+from normsurgery.anatomy.axes import MOVES, SCALINGS
+from normsurgery.anatomy.model import Block
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.region import Region, explore
+from normsurgery.anatomy.sites import in_blocks
 from normsurgery.anatomy.trace import ModuleCall, Node, Trace
 
 
-def output_door(trace: Trace, region: Region, node: Node) -> tuple[str, str] | None:
-    """The innermost module, called once, whose result is this very tensor (or a view of it)."""
-    names = [call.name for call in trace.calls]
+def output_door(
+    trace: Trace, region: Region, node: Node, streams: Collection[Node]
+) -> tuple[str, str] | None:
+    """The innermost module whose result is this very tensor (or a view or a multiple of it).
+
+    streams: nodes of all streams; whatever else the module is called for must be in one of them.
+    """
+    outside = {call.name for call in trace.calls if call.output not in streams}
     while node in region.axes:
         if _channels_last(region, node):
-            made = [call.name for call in trace.calls if call.output is node and call.name]
-            once = [name for name in made if names.count(name) == 1]
-            if once:
-                return once[0], "output"
-        if len(node.consumers) != 1 or node.consumers[0].op not in MOVES:
+            for call in trace.calls:
+                if call.output is node and call.plain and _unread(node, call):
+                    if call.name and call.name not in outside:
+                        return call.name, "output"
+        if len(node.consumers) != 1 or node.consumers[0].op not in MOVES | SCALINGS:
             break
         node = node.consumers[0]
     return None
+
+
+def _unread(node: Node, call: ModuleCall) -> bool:
+    """Whether the module hands its result over without having read it itself."""
+    return not any(reader.index < call.ended for reader in node.consumers)
+
+
+def norm_door(region: Region, origin: Node, blocks: Sequence[Block]) -> tuple[str, str] | None:
+    """The norm that alone reads what `origin` writes, if no block has it (a final norm)."""
+    names = {r.module for r in region.readers if _descends(r.parents[0], origin)}
+    name = names.pop() if len(names) == 1 else ""
+    return (name, "input") if name and not in_blocks(name, blocks) else None
 
 
 def input_door(trace: Trace, region: Region, origin: Node) -> tuple[str, str] | None:

@@ -49,9 +49,9 @@ def examine(
         config.tie_word_embeddings = tie
     model_class = model_class_of(directory, config, trust_remote_code=trust_remote_code)
     full = meta_model(model_class, config)
-    names = map_names(full, checkpoint)
-    _check_shapes(checkpoint, names, full)
     twin = build_twin(model_class, config)
+    names = map_names(full, checkpoint, twin=twin.model)
+    _check_shapes(checkpoint, names, full)
     remote = not model_class.__module__.startswith("transformers.")
     code = tuple(sorted(directory.glob("*.py"))) if remote else ()
     return Examination(config, model_class, twin, names, anatomy_of(twin), code)

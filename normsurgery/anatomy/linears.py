@@ -8,6 +8,8 @@ from normsurgery.anatomy.axes import MOVES, parent_axis
 from normsurgery.anatomy.trace import Node
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+_ATTENTION = "multi_head_attention_forward"  # of nn.MultiheadAttention; ends in a projection
+_OUT_BIAS = 12  # the position of its argument out_proj_bias
 _PRODUCTS = {"matmul", "__matmul__", "mm", "bmm"}
 
 
@@ -50,6 +52,9 @@ def as_linear(node: Node) -> Linear | None:
         return _linear(node, "embedding", named["weight"], 1, None, named["input"], None)
     if node.op == "addmm" and len(node.args) >= 3:
         return _linear(node, "linear", node.args[2], 1, 0, node.args[1], node.args[0])
+    if node.op == _ATTENTION and node.output == 0 and len(node.args) > _OUT_BIAS:
+        query, weight, bias = node.args[0], node.args[_OUT_BIAS - 1], node.args[_OUT_BIAS]
+        return _linear(node, "linear", weight, 0, None, query, bias)
     if node.op in _PRODUCTS and len(node.args) == 2:
         second = node.args[1]
         if isinstance(second, Node) and second.value is not None and second.value.dim() == 2:

@@ -157,6 +157,11 @@ class Anatomy:
         kept = tuple(s for s in self.streams if f"{s.part}.".startswith(f"{part}."))
         return replace(self, streams=kept)
 
+    def convertible_parts(self) -> list[str]:
+        """Parts with blocks that convert on their own, by module name."""
+        parts = dict.fromkeys(s.part for s in self.convertible() if s.repeated and s.part)
+        return [part for part in parts if self.only(part).why_not() is None]
+
     def why_not(self) -> str | None:
         """Why LayerNorm → RMSNorm does not apply to the whole model, or None."""
         blocking = (s for s in self.layer_norm_streams() if s.repeated or not self.convertible())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,16 +22,27 @@ from normsurgery.errors import CheckpointError, UnsupportedModelError
 
 @dataclass(frozen=True)
 class Part:
-    """How a tensor on disk holds (part of) a parameter: `parameter[index]`, perhaps transposed."""
+    """How a tensor on disk holds (part of) a parameter.
+
+    `parameter[index]` where several are stacked (experts); of that the `chunk[0]`-th of `chunk[1]`
+    equal pieces along the first axis where several are joined (gate and up); perhaps transposed.
+    """
 
     parameter: str
     index: int | None = None
     transposed: bool = False
+    chunk: tuple[int, int] | None = None
 
     def cut(self, value: Tensor) -> Tensor:
         """What stands on disk, given the parameter's value."""
         part = value if self.index is None else value[self.index]
+        if self.chunk is not None:
+            part = part.chunk(self.chunk[1])[self.chunk[0]]
         return part.transpose(0, 1) if self.transposed else part
+
+    def cuts_along(self, parameter_axis: int) -> bool:
+        """Whether only a piece of that axis of the parameter is here."""
+        return self.chunk is not None and parameter_axis == (self.index is not None)
 
     def axis(self, parameter_axis: int) -> int:
         """The axis on disk of an axis of the parameter."""
@@ -86,14 +97,15 @@ class NameMap:
         return self.parts[name].cut(state[self.parts[name].parameter])
 
 
-def map_names(model: Any, on_disk: Iterable[str]) -> NameMap:
+def map_names(model: Any, on_disk: Iterable[str], *, twin: Any = None) -> NameMap:
     """Explain every tensor name of a checkpoint by the parameters of `model`.
 
-    model: of the checkpoint's class (the twin: its names are those of the real model).
+    model: the checkpoint's class at full size, without storage. twin: the same, tiny; its values
+    are sent through the saving code where names alone do not tell (None: those of `model`).
     Raises CheckpointError for a tensor that nothing explains or a parameter that is missing.
     """
     tied = tied_names(model)
-    rename = _Renamer(model)
+    rename = _Renamer(model, model if twin is None else twin)
     parts: dict[str, Part] = {}
     joins: dict[str, tuple[str, ...]] = {}
     carried: dict[str, str] = {}
@@ -134,11 +146,11 @@ def _some(names: list[str]) -> str:
 class _Renamer:
     """The loader's renaming rules of one model."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, twin: Any) -> None:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
-        self.model = model
+        self.model, self.twin = model, twin
         self.state: dict[str, Tensor] = model.state_dict()
         rules = get_model_conversion_mapping(model)
         self.renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
@@ -166,7 +178,7 @@ class _Renamer:
         if not converted:
             return Part(key) if key in self.state else None
         if self.saved is None:
-            self.saved = _saved_form(self.model)
+            self.saved = _saved_form(self.twin)
         held = _fingerprinted(self.saved[1][name], self.saved[0]) if name in self.saved[1] else None
         if held is None:
             raise UnsupportedModelError(
@@ -236,17 +248,21 @@ def _joined(value: Tensor, state: Mapping[str, Tensor]) -> tuple[str, ...] | Non
 def _same(value: Tensor, parameter: str, stored: Tensor) -> Part | None:
     """The part of `stored` that equals `value`, if any."""
     for transposed in (False, True):
-        whole = Part(parameter, None, transposed)
         if transposed and stored.dim() < 2:
             continue
-        if _equal(whole.cut(stored), value):
-            return whole
-        if stored.dim() == value.dim() + 1 and (not transposed or value.dim() >= 2):
-            for index in range(stored.shape[0]):
-                piece = Part(parameter, index, transposed)
+        stacked = stored.dim() == value.dim() + 1 and (not transposed or value.dim() >= 2)
+        for index in range(stored.shape[0]) if stacked else [None]:
+            for piece in _pieces(Part(parameter, index, transposed), stored):
                 if _equal(piece.cut(stored), value):
                     return piece
     return None
+
+
+def _pieces(whole: Part, stored: Tensor) -> list[Part]:
+    """The part itself and its two halves, where it has any."""
+    rows = stored.shape[whole.index is not None :][:1]
+    halves = [replace(whole, chunk=(k, 2)) for k in range(2)] if rows and rows[0] > 1 else []
+    return [whole, *halves]
 
 
 def _equal(left: Tensor, right: Tensor) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination, save_twin
+from normsurgery.anatomy.model import Anatomy
 from normsurgery.anatomy.probe import probe, run_outputs
 from normsurgery.anatomy.runtime import quiet, single_thread
 from normsurgery.anatomy.twin import relative_error
@@ -92,7 +93,7 @@ def prove(
             model = load_float64(class_of(after), after)
             ours = _run_form(model, form, inputs, hidden)
             errors[form] = _checked_error(ours, reference, form, bound)
-            _sabotage(model, source)
+            _sabotage(model, source, examination.anatomy)
             spoiled = run_outputs(model, inputs, without=hidden)
             controls[form] = relative_error(spoiled, reference)[0]
             if not controls[form] >= CONTROL_FLOOR:
@@ -180,7 +181,7 @@ def _check_centred(result: Checkpoint, centred: Mapping[str, int]) -> None:
             )
 
 
-def _sabotage(model: Any, source: Any) -> None:
+def _sabotage(model: Any, source: Any, anatomy: Anatomy) -> None:
     """Spoil a loaded result: give it back the source's weights where they fit, and noise to one.
 
     The source's weights alone are no sabotage in the stock class (it ignores the mean), the noise
@@ -198,6 +199,17 @@ def _sabotage(model: Any, source: Any) -> None:
             parameter.copy_(before)
         if changed and type(model) is not type(source):
             return
-        victim = max(model.parameters(), key=lambda p: p.numel() if p.dim() == 2 else 0)
+        victim = _weight_that_matters(model, anatomy)
         noise = torch.randn(victim.shape, generator=generator, dtype=victim.dtype)
         victim += 1e-2 * noise * victim.std()
+
+
+def _weight_that_matters(model: Any, anatomy: Anatomy) -> Tensor:
+    """A matrix that reads a converted norm; the largest, where the model has other names."""
+    parameters = dict(model.named_parameters())
+    for stream in anatomy.convertible():
+        for name in stream.sites:
+            for reader in anatomy.sites[name].readers:
+                if reader.weight in parameters:
+                    return parameters[reader.weight]  # type: ignore[no-any-return]
+    return max(parameters.values(), key=lambda p: p.numel() if p.dim() == 2 else 0)

@@ -22,6 +22,8 @@ from normsurgery.anatomy.axes import (
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.trace import NORM, Node
 
+_ZEROS = {"zeros", "zeros_like", "new_zeros"}
+
 
 @dataclass(eq=False)
 class Region:
@@ -74,7 +76,7 @@ def _back(node: Node, axis: int, region: Region) -> list[tuple[Node, int]]:
     if node.op in ADDITIONS:
         found = carriers(node, axis)
         held = {parent for parent, _ in found}
-        if any(_nonzero(operand) for operand in operands(node) if operand not in held):
+        if any(nonzero(operand) for operand in operands(node) if operand not in held):
             region.offsets.append(node)
         return found
     if node.op in SCALINGS:
@@ -86,7 +88,7 @@ def _back(node: Node, axis: int, region: Region) -> list[tuple[Node, int]]:
         axes = [(parent, parent_axis(node, axis, parent)) for parent in parents]
         found = [(parent, position) for parent, position in axes if position is not None]
         # Numbers that lie otherwise in the tensor (a table filled in by halves) make it an origin.
-        if found and not any(position is None and _nonzero(parent) for parent, position in axes):
+        if found and not any(position is None and nonzero(parent) for parent, position in axes):
             return found
     region.origins.append(node)
     return []
@@ -133,7 +135,10 @@ def _is_numerator(node: Node, operand: Node) -> bool:
     return "div" not in node.op or operands(node)[0] is operand
 
 
-def _nonzero(operand: object) -> bool:
+def nonzero(operand: object) -> bool:
+    """Whether an operand of an addition adds anything."""
     if isinstance(operand, Node):
+        if operand.op in _ZEROS:  # its value may have been filled in since
+            return False
         return operand.value is None or bool(operand.value.any())
     return operand != 0

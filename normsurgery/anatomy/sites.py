@@ -29,11 +29,22 @@ def in_blocks(module: str, blocks: Sequence[Block]) -> bool:
     return any(module.startswith(f"{block.name}.") for block in blocks)
 
 
+def place(module: str) -> str:
+    """A module's name without the numbers of its blocks."""
+    return re.sub(r"\d+", "#", module)
+
+
 def repeated(modules: Iterable[str]) -> list[str]:
     """Those of a stream's modules that stand at the same place in several blocks."""
     names = list(modules)
-    places = [re.sub(r"\d+", "#", name) for name in names]
-    return [name for name, place in zip(names, places, strict=True) if places.count(place) > 1]
+    places = [place(name) for name in names]
+    return [name for name in names if places.count(place(name)) > 1]
+
+
+def innermost_blocks(modules: Iterable[str]) -> set[str]:
+    """The innermost repeated layers that these modules are part of."""
+    matches = (re.match(r"(.*\.\d+)\.", name) for name in modules)
+    return {match.group(1) for match in matches if match}
 
 
 def common_module(modules: Sequence[str]) -> str:

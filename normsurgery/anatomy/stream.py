@@ -5,19 +5,21 @@ Source: "Pre-RMSNorm and Pre-CRMSNorm Transformers", arXiv 2305.14858.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from normsurgery.anatomy.axes import MOVES, SCALINGS, carriers, parent_axis
-from normsurgery.anatomy.doors import input_door, later_starts, output_door
+from normsurgery.anatomy.doors import input_door, later_starts, norm_door, output_door
 from normsurgery.anatomy.linears import Stored, as_linear, output_axis, stored
 from normsurgery.anatomy.model import Anatomy, Block, Online, RawReader, Stream, Writer
 from normsurgery.anatomy.norms import Norm
-from normsurgery.anatomy.region import Region, explore
+from normsurgery.anatomy.region import Region, explore, nonzero
 from normsurgery.anatomy.sites import (
     blocks_of,
     common_module,
     in_blocks,
+    innermost_blocks,
+    place,
     reader_of,
     repeated,
     site_of,
@@ -40,9 +42,11 @@ def read_anatomy(
     blocks = blocks_of(modules)
     regions = _regions(trace, norms)
     residual = [region for region in regions if _is_residual(region)]
-    streams = [_stream(trace, region, norms, blocks) for region in residual]
+    nodes = {node for region in residual for node in region.axes}
+    streams = [_stream(trace, region, norms, blocks, nodes) for region in residual]
     others = [region for region in regions if region not in residual]
     streams += _sublayer_streams(trace, others, streams, norms, blocks)
+    streams = [_unless_block_by_block(stream, streams) for stream in streams]
     in_stream = {name for stream in streams for name in stream.sites}
     covered = {node for region in regions for node in region.axes}
     sites = {
@@ -76,20 +80,37 @@ def _regions(trace: Trace, norms: Mapping[str, Norm]) -> list[Region]:
 
 
 def _stream(
-    trace: Trace, region: Region, norms: Mapping[str, Norm], blocks: Sequence[Block]
+    trace: Trace,
+    region: Region,
+    norms: Mapping[str, Norm],
+    blocks: Sequence[Block],
+    nodes: Collection[Node],
 ) -> Stream:
     """The region's stream; where something reads it raw, from where its mean may be removed on."""
-    stream = _Reading(trace, region, norms, blocks).stream()
+    stream = _Reading(trace, region, norms, blocks, nodes).stream()
     if not stream.why_not:
         return stream
     for door, rest in later_starts(trace, region, norms):
         if not _is_residual(rest):
             break  # a centring for the sake of one norm
         stem = Online(door.name, "input", stream.why_not[0])
-        later = _Reading(trace, rest, norms, blocks, stem).stream()
+        later = _Reading(trace, rest, norms, blocks, nodes, stem).stream()
         if not later.why_not:
             return later
     return stream
+
+
+def _unless_block_by_block(stream: Stream, streams: Sequence[Stream]) -> Stream:
+    """The stream, refused where it ends with its block and all but the first need a centring."""
+    places = set(map(place, stream.sites))
+    alike = [other for other in streams if places & set(map(place, other.sites))]
+    doors = [door for other in alike for door in other.online]
+    lone = len(stream.sites) == 1 and stream.online
+    ends = len(alike) > 1 and len(innermost_blocks(stream.sites)) == 1
+    if stream.why_not or not doors or not (lone or ends):
+        return stream
+    reason = f"{doors[0].reason}; it would need a centring in every block"
+    return replace(stream, why_not=(reason,))
 
 
 def _sublayer_streams(
@@ -104,7 +125,7 @@ def _sublayer_streams(
     if not any(stream.why_not and not stream.repeated for stream in residual):
         return []
     read = (region for region in regions if region.readers)
-    found = [_Reading(trace, region, norms, blocks).stream() for region in read]
+    found = [_Reading(trace, region, norms, blocks, region.axes).stream() for region in read]
     return [stream for stream in found if not stream.why_not and not stream.online]
 
 
@@ -131,9 +152,11 @@ class _Reading:
         region: Region,
         norms: Mapping[str, Norm],
         blocks: Sequence[Block],
+        streams: Collection[Node],
         stem: Online | None = None,
     ) -> None:
         self.trace, self.region, self.norms, self.blocks = trace, region, norms, blocks
+        self.streams = streams  # the nodes of all residual streams
         self.stem = stem
 
     def stream(self) -> Stream:
@@ -182,7 +205,7 @@ class _Reading:
                     writer = replace(writer, module=writers[writer.weight].module)
                     if writer != writers[writer.weight]:
                         opaque.append(node)  # one weight in two different roles
-            elif node.value is None or bool(node.value.any()):
+            elif nonzero(node):
                 opaque.append(node)
         shared = self._shared(uses)
         return (
@@ -298,8 +321,9 @@ class _Reading:
         online: dict[tuple[str, str], Online] = {}
         reasons: list[str] = []
         for node, reason in wanted:
-            door = output_door(self.trace, self.region, node)
+            door = output_door(self.trace, self.region, node, self.streams)
             door = door or input_door(self.trace, self.region, node)
+            door = door or norm_door(self.region, node, self.blocks)
             if door is None:
                 reasons.append(f"{reason}; no module's door is there to centre it at")
             else:

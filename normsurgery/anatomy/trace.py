@@ -84,6 +84,7 @@ class Node:
 class ModuleCall:
     """One call of a module: the nodes of its first argument (if float) and first float result.
 
+    plain: whether that result is all that it returns.
     started, ended: the nodes made meanwhile have indices in range(started, ended).
     """
 
@@ -92,6 +93,7 @@ class ModuleCall:
     output: Node | None
     started: int
     ended: int
+    plain: bool = True
 
 
 @dataclass
@@ -248,7 +250,8 @@ def _hook_pair(
         if atomic and made is not None and read is not None:
             recorder.add(NORM, None, (), {}, (read,), made, module=name)
         output = recorder.node_of(made) if made is not None else None
-        calls.append(ModuleCall(name, read, output, start, len(recorder.nodes)))
+        plain = isinstance(result, Tensor)
+        calls.append(ModuleCall(name, read, output, start, len(recorder.nodes), plain))
 
     return before, after
 

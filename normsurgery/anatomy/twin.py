@@ -188,7 +188,7 @@ def randomize(model: nn.Module, *, seed: int) -> None:
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.is_floating_point():
+            if not parameter.is_floating_point() or not parameter.numel():
                 continue
             if parameter.dim() >= 2:
                 fan_in = parameter.numel() / parameter.shape[0]

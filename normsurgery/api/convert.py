@@ -12,7 +12,8 @@ from typing import Any
 from normsurgery.anatomy.proof import Proof
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.document import peak_memory_bytes, source_document
-from normsurgery.api.rmsnorm import Operation, Request, Target, To, plan_operation
+from normsurgery.api.operation import Operation, Request, Target, To
+from normsurgery.api.rmsnorm import plan_operation
 from normsurgery.api.sizes import parse_size
 from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.checkpoint import (
@@ -69,6 +70,7 @@ def convert(
     target: Target = "auto",
     fold_affine: bool = False,
     untie: bool = False,
+    part: str | None = None,
     dtype: str | None = None,
     device: str = "auto",
     dry_run: bool = False,
@@ -87,6 +89,7 @@ def convert(
 
     The surgery is found and proved on a tiny twin in float64, applied to the real files one tensor
     at a time, and verified on the saved files before they move to `output`.
+    part: a module such as "vision_model"; only the streams in it are converted.
     Source: arXiv 2305.14858.
     Raises UnsupportedModelError with the reason where the mean of a stream cannot be removed,
     VerificationError where a proof or the verification fails; other SurgeryErrors as they say.
@@ -99,7 +102,7 @@ def convert(
     check_destination(writing.output, overwrite=overwrite, source=None)  # before any download
     checkpoint = open_checkpoint(model, allow_pickle=allow_pickle)
     check_destination(writing.output, overwrite=overwrite, source=checkpoint.directory)
-    request = Request(to, target, fold_affine, untie, dtype)
+    request = Request(to, target, fold_affine, untie, dtype, part)
     operation = plan_operation(checkpoint, request, trust_remote_code=trust_remote_code)
     proof = operation.prove()
     result, receipts = operation.operate(checkpoint)

@@ -3,14 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.api.operation import Operation, Request, general_notes
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
-from normsurgery.native.plan import NativePlan, Refusal
+from normsurgery.graft.classes import auto_classes
+from normsurgery.native.plan import NativePlan, Refusal, native_plans
+from normsurgery.surgery.cast import cast, widens
 
 Found = Sequence["NativePlan | Refusal"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """operation: for the native target chosen, or None. why_not: why none was, or "".
+
+    alternatives: the other targets, as a document has them.
+    """
+
+    operation: Operation | None
+    why_not: str
+    alternatives: tuple[dict[str, Any], ...]
+
+
+def choose_native(checkpoint: Checkpoint, examination: Examination, request: Request) -> Choice:
+    """The native target that the request asks for or, for auto, that costs next to nothing.
+
+    Raises UnsupportedModelError where one is asked for and none fits.
+    """
+    only = request.target == "native"
+    special = request.to != "rmsnorm" or request.fold_affine or request.untie or request.part
+    if not only and (request.target != "auto" or special):
+        return Choice(None, "", ())
+    found = native_plans(checkpoint, examination, dtype=request.stored_dtype)
+    chosen = best_native(found, examination) if only else for_auto(found)
+    others = alternatives(found, chosen, checkpoint, examination.model_class.__name__)
+    if chosen is None:
+        return Choice(None, reasons(found), tuple(others))
+    return Choice(_operation(checkpoint, examination, chosen, request), "", tuple(others))
+
+
+def _operation(
+    checkpoint: Checkpoint, examination: Examination, plan: NativePlan, request: Request
+) -> Operation:
+    dtype = request.stored_dtype
+    named = auto_classes(plan.config, plan.model_class)
+    lost = [f"not there any more: {name}, which {plan.architecture} lacks" for name in plan.lost]
+    return Operation(
+        examination=plan.examination,
+        steps=plan.steps,
+        cast=partial(cast, dtype=dtype) if dtype else None,
+        cast_first=bool(dtype and widens(checkpoint, dtype)),
+        graft=None,
+        architecture=plan.architecture,
+        classes={auto: name for auto, name in named.items() if name == plan.architecture},
+        form="native",
+        why=why_native(plan),
+        forms={"native": lambda _: plan.model_class},
+        centred={},
+        notes=(*lost, *general_notes(checkpoint, examination)),
+        bound=plan.bound,
+        context=plan.context[1],
+        engines=plan.engines,
+        lost=plan.lost,
+    )
 
 
 def best_native(found: Found, examination: Examination) -> NativePlan:

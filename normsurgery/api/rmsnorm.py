@@ -2,115 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import NormSite
-from normsurgery.anatomy.proof import EXACT_BOUND, Proof, prove
-from normsurgery.api.native import alternatives, best_native, for_auto, reasons, why_native
+from normsurgery.api.native import choose_native
+from normsurgery.api.operation import Operation, Request, Step, general_notes
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
-from normsurgery.graft.attach import Graft, main_auto_class, make_graft
-from normsurgery.graft.classes import auto_classes
+from normsurgery.graft.attach import Graft, make_graft
 from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan
-from normsurgery.native.plan import NativePlan, Refusal, native_plans
 from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeable
-from normsurgery.surgery.cast import cast, stored_dtype, widens
+from normsurgery.surgery.cast import cast, widens
 from normsurgery.surgery.centre import centre_writers
 from normsurgery.surgery.crmsnorm import drop_channel, why_not_crmsnorm
 from normsurgery.surgery.fold_hyperplane import fold_hyperplanes
 from normsurgery.surgery.fold_norm import fold_affine, stream_sites, why_not_foldable
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.untie import separate_head
-
-To = Literal["rmsnorm", "crmsnorm"]
-Target = Literal["auto", "native", "stock", "graft"]
-Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for. dtype: as the option spells it, None to keep the source's."""
-
-    to: To = "rmsnorm"
-    target: Target = "auto"
-    fold_affine: bool = False
-    untie: bool = False
-    dtype: str | None = None
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A surgery ready to be applied to the twin's files and to the real ones alike.
-
-    examination: of the source. steps: surgeries in order. cast: to the storage dtype asked for, if
-    one was; before the steps where it widens (cast_first), else after them. graft: the modeling
-    file, None for a native target. architecture: the class that the result names. classes: Auto
-    class → model class, of those that open it. forms: the ways in which the result opens, by name.
-    centred: tensors of the result that must have zero mean, with the axis. bound: on the proof's
-    error. context: the longest input that the result answers as the source does, None where
-    nothing limits it. engines: expected to suit the result. alternatives: what else could have been
-    chosen. lost: outputs of the source's class that the result's does not have.
-    """
-
-    examination: Examination
-    steps: tuple[Step, ...]
-    cast: Step | None
-    cast_first: bool
-    graft: Graft | None
-    architecture: str
-    classes: dict[str, str]
-    form: str
-    why: str
-    forms: dict[str, Callable[[Path], type]]
-    centred: dict[str, int]
-    notes: tuple[str, ...]
-    bound: float = EXACT_BOUND
-    context: int | None = None
-    engines: tuple[str, ...] = ("transformers",)
-    alternatives: tuple[dict[str, Any], ...] = ()
-    lost: tuple[str, ...] = ()
-
-    @property
-    def auto_class(self) -> str:
-        """The Auto class that opens the result."""
-        return main_auto_class(self.classes, self.architecture)
-
-    @property
-    def guaranteed_outputs(self) -> tuple[str, ...]:
-        """Outputs of the top level that keep their values."""
-        anatomy = self.examination.anatomy
-        gone = {*anatomy.exposed, *self.lost}
-        return tuple(name for name in anatomy.outputs if name not in gone)
-
-    def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
-        """The result and a receipt for each step."""
-        casts = [self.cast] if self.cast else []
-        steps = [*casts, *self.steps] if self.cast_first else [*self.steps, *casts]
-        return self._apply(source, steps)
-
-    def prove(self) -> Proof:
-        """Prove the operation on the twin, which stays in float64 (see `anatomy.proof`)."""
-        return prove(
-            self.examination,
-            lambda twin: self._apply(twin, self.steps)[0],
-            self.forms,
-            centred=self.centred,
-            exclusive=self.form == "graft",
-            bound=self.bound,
-            without=self.lost,
-        )
-
-    def _apply(self, source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:
-        receipts = []
-        for step in steps:
-            source, receipt = step(source)
-            receipts.append(receipt)
-        return self.graft.attach(source) if self.graft else source, receipts
 
 
 def plan_operation(
@@ -120,59 +32,17 @@ def plan_operation(
 
     Raises UnsupportedModelError with the reason where the surgery does not apply.
     """
-    examination = examine(checkpoint, trust_remote_code=trust_remote_code)
-    _check_request(request, examination)
-    found = _native(checkpoint, examination, request)
-    chosen = best_native(found, examination) if request.target == "native" else for_auto(found)
-    others = alternatives(found, chosen, checkpoint, examination.model_class.__name__)
-    if chosen is not None:
-        operation = _native_operation(checkpoint, examination, chosen, request)
-    else:
+    whole = examine(checkpoint, trust_remote_code=trust_remote_code)
+    examination = _restricted(whole, request.part)
+    _check_request(request, examination, whole)
+    native = choose_native(checkpoint, examination, request)
+    operation = native.operation
+    if operation is None:
         operation = _stock_operation(checkpoint, examination, request, trust_remote_code)
-        if found:
-            why = f"{operation.why}; no native target is free ({reasons(found)})"
+        if native.why_not:
+            why = f"{operation.why}; no native target comes free ({native.why_not})"
             operation = replace(operation, why=why)
-    return replace(operation, alternatives=tuple(others))
-
-
-def _native(
-    checkpoint: Checkpoint, examination: Examination, request: Request
-) -> list[NativePlan | Refusal]:
-    """Native targets, where the request leaves room for one."""
-    plain = request.to == "rmsnorm" and not request.fold_affine and not request.untie
-    if request.target == "native" or (request.target == "auto" and plain):
-        dtype = stored_dtype(request.dtype) if request.dtype else None
-        return native_plans(checkpoint, examination, dtype=dtype)
-    return []
-
-
-def _native_operation(
-    checkpoint: Checkpoint, examination: Examination, plan: NativePlan, request: Request
-) -> Operation:
-    dtype = stored_dtype(request.dtype) if request.dtype else None
-    named = auto_classes(plan.config, plan.model_class)
-    return Operation(
-        examination=plan.examination,
-        steps=plan.steps,
-        cast=partial(cast, dtype=dtype) if dtype else None,
-        cast_first=bool(dtype and widens(checkpoint, dtype)),
-        graft=None,
-        architecture=plan.architecture,
-        classes={auto: name for auto, name in named.items() if name == plan.architecture},
-        form="native",
-        why=why_native(plan),
-        forms={"native": lambda _: plan.model_class},
-        centred={},
-        notes=(*_lost(plan), *_general_notes(checkpoint, examination)),
-        bound=plan.bound,
-        context=plan.context[1],
-        engines=plan.engines,
-        lost=plan.lost,
-    )
-
-
-def _lost(plan: NativePlan) -> list[str]:
-    return [f"not there any more: {name}, which {plan.architecture} lacks" for name in plan.lost]
+    return replace(operation, alternatives=native.alternatives)
 
 
 def _stock_operation(
@@ -188,15 +58,17 @@ def _stock_operation(
     if loose:
         after, step = separate_head(checkpoint, examination, trust_remote_code=trust_remote_code)
         steps.append(step)
+    after = _restricted(after, request.part)
     plan, main = _main_steps(after, request, baked)
     steps += main
-    dtype = stored_dtype(request.dtype) if request.dtype else None
+    dtype = request.stored_dtype
     renames = _in_memory_names(after) if exclusive else {}
     if renames:
         steps.append(partial(_renamed, names=renames))
     graft = make_graft(
-        after, plan, source=checkpoint.model_id, folded=_folded_sites(after, request)
-    )
+        after, plan, source=checkpoint.model_id, part=request.part,
+        folded=_folded_sites(after, request),
+    )  # fmt: skip
     forms: dict[str, Callable[[Path], type]] = {"graft": graft.class_of()}
     if not exclusive:
         forms = {"stock": lambda _: examination.model_class, **forms}
@@ -209,20 +81,38 @@ def _stock_operation(
     )  # fmt: skip
 
 
-def _check_request(request: Request, examination: Examination) -> None:
+def _restricted(examination: Examination, part: str | None) -> Examination:
+    """The examination with the streams of one part only; UsageError for a part that has none."""
+    if part is None:
+        return examination
+    anatomy = examination.anatomy.only(part)
+    if not anatomy.streams:
+        known = dict.fromkeys(s.part or "." for s in examination.anatomy.layer_norm_streams())
+        raise UsageError(
+            f"--part {part}: no residual stream that LayerNorms read lies in such a module",
+            f"parts with one: {', '.join(known) or 'none'}",
+        )
+    return replace(examination, anatomy=anatomy)
+
+
+def _check_request(request: Request, examination: Examination, whole: Examination) -> None:
     if request.to == "crmsnorm" and request.target in ("stock", "native"):
         raise UsageError(
             "CRMSNorm is one channel narrower than any stock class",
             "--to crmsnorm --target graft, or --to rmsnorm",
         )
-    if request.target == "native" and (request.fold_affine or request.untie):
+    if request.target == "native" and (request.fold_affine or request.untie or request.part):
         raise UsageError(
-            "a native target folds and unties what its class needs, no more and no less",
-            "leave --fold-affine and --untie out",
+            "a native target folds and unties what its class needs, in the whole model",
+            "leave --fold-affine, --untie and --part out",
         )
     reason = examination.anatomy.why_not()
     if reason:
-        raise UnsupportedModelError(reason, "normsurgery inspect MODEL   # what does apply")
+        parts = whole.anatomy.convertible_parts()
+        offer = f"--part {parts[0]} converts that part" if parts else ""
+        raise UnsupportedModelError(
+            reason, offer or "normsurgery inspect MODEL   # what does apply"
+        )
 
 
 def _is_tied(site: NormSite, examination: Examination) -> bool:
@@ -322,19 +212,6 @@ def _notes(
         ]
     if loose:
         notes.append("untied: the head has a table of its own now")
+    notes += [f"{name} stays a LayerNorm: {reason}" for name, reason in anatomy.left.items()]
     notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
-    return tuple(dict.fromkeys([*notes, *_general_notes(checkpoint, examination)]))
-
-
-def _general_notes(checkpoint: Checkpoint, examination: Examination) -> list[str]:
-    """What holds for every target."""
-    notes = []
-    exposed = examination.anatomy.exposed
-    if exposed:
-        notes.append(f"not guaranteed: {', '.join(exposed)} shows the stream's mean")
-    if checkpoint.left_out:
-        files = ", ".join(checkpoint.left_out)
-        notes.append(
-            f"not carried over, as they hold the source's weights in another form: {files}"
-        )
-    return notes
+    return tuple(dict.fromkeys([*notes, *general_notes(checkpoint, examination)]))

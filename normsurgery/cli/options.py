@@ -49,6 +49,12 @@ FoldAffine = Annotated[
     bool, typer.Option("--fold-affine", help="Fold γ and β into the linears that read the norm.")
 ]
 Untie = Annotated[bool, typer.Option("--untie", help="Give a tied head a table of its own.")]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Convert only what lies in this module, such as vision_model."
+    ),
+]
 DType = Annotated[
     DTypeName | None, typer.Option(help="Storage dtype of the result. [default: the source's]")
 ]

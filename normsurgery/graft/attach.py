@@ -62,15 +62,21 @@ class Graft:
 
 
 def make_graft(
-    examination: Examination, plan: GraftPlan, *, source: str, folded: Collection[str] = ()
+    examination: Examination,
+    plan: GraftPlan,
+    *,
+    source: str,
+    part: str | None = None,
+    folded: Collection[str] = (),
 ) -> Graft:
     """Generate the modeling file for an examined checkpoint.
 
-    source: model id for its header. folded: norm sites that have lost their γ and β.
+    source: model id for its header. part: the module that the surgery keeps to, None for all.
+    folded: norm sites that have lost their γ and β.
     """
     model = examination.twin.model
     own = examination.model_class.__name__
-    offered, refused = offered_classes(examination, folded=folded)
+    offered, refused = offered_classes(examination, part=part, folded=folded)
     names = list(dict.fromkeys([own, *offered.values()]))
     module = examination.model_class.__module__
     stock = module.startswith("transformers.")

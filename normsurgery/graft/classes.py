@@ -40,10 +40,11 @@ def auto_classes(config: Any, model_class: type) -> dict[str, str]:
 
 @single_thread()
 def offered_classes(
-    examination: Examination, *, folded: Collection[str] = ()
+    examination: Examination, *, part: str | None = None, folded: Collection[str] = ()
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Auto classes that the graft may offer, and for the others the reason why not.
 
+    part: the module that the surgery keeps to.
     folded: norm sites whose γ and β were moved into the readers that the checkpoint's class has.
     """
     import transformers
@@ -53,14 +54,14 @@ def offered_classes(
     verdicts: dict[str, str | None] = {own: None}
     for name in wanted.values():
         if name not in verdicts:
-            verdicts[name] = _why_not(examination, getattr(transformers, name, None), folded)
+            verdicts[name] = _why_not(examination, getattr(transformers, name, None), part, folded)
     offered = {auto: name for auto, name in wanted.items() if verdicts[name] is None}
     refused = {name: reason for name, reason in verdicts.items() if reason}
     return offered, refused
 
 
 def _why_not(
-    examination: Examination, model_class: type | None, folded: Collection[str]
+    examination: Examination, model_class: type | None, part: str | None, folded: Collection[str]
 ) -> str | None:
     if model_class is None:
         return "transformers cannot build it here"
@@ -68,10 +69,15 @@ def _why_not(
         anatomy = anatomy_of(_shallow_twin(model_class, examination.config))
     except SurgeryError as error:
         return error.message
+    prefix = f"{getattr(examination.model_class, 'base_model_prefix', '')}."
+    if part is not None:
+        named = [anatomy.only(part), anatomy.only(part.removeprefix(prefix))]
+        anatomy = max(named, key=lambda found: len(found.streams))
+        if not anatomy.streams:
+            return f"it has no {part}"
     reason = anatomy.why_not()
     if reason:
         return reason
-    prefix = f"{getattr(examination.model_class, 'base_model_prefix', '')}."
     ours, theirs = _outline(examination.anatomy, prefix), _outline(anatomy, prefix)
     if not theirs <= ours:
         odd = sorted(theirs - ours)[0]

@@ -88,7 +88,8 @@ def graft(model):
         parent, _, child = name.rpartition(".")
         found = lookup(NORMS, name)
         if found is not None:
-            setattr(model.get_submodule(parent), child, {made})
+            module = {made}
+            setattr(model.get_submodule(parent), child, module)
 '''
 
 GRAFT_REMOVED = """\

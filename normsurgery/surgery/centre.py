@@ -54,6 +54,11 @@ def _centred_writer(source: Checkpoint, names: NameMap, writer: Writer) -> dict[
     edits: dict[str, LazyTensor] = {}
     scale = _whole(source, names, writer.scale) if writer.scale else None
     for name, part in names.on_disk(writer.weight):
+        if part.cuts_along(writer.stream_dim):
+            raise UnsupportedModelError(
+                f"{name} holds only some of the channels that {writer.weight} writes",
+                "normsurgery inspect MODEL   # what does apply",
+            )
         edits[name] = _centre(source, name, part.axis(writer.stream_dim), scale)
     for name, part in names.on_disk(writer.bias) if writer.bias else []:
         edits[name] = _centre(source, name, part.axis(0), scale)

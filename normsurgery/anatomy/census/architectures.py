@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,24 @@ def has_layer_norm(family: str) -> bool:
 
 
 def classes_of(family: str) -> list[type]:
-    """The family's model classes that have a configuration of their own, the most telling first."""
+    """The family's model classes, the most telling first.
+
+    Whole models before towers, and one class of every configuration before a second of any.
+    """
     found = {model for module in _modules(family) for model in _models(module)}
-    return sorted(found, key=lambda model: (_rank(model.__name__), model.__name__))
+    ranked = sorted(found, key=lambda m: (_rank(m.__name__), m.__name__))
+    seen: Counter[type] = Counter()
+    order: dict[type, tuple[bool, int]] = {}
+    for model in ranked:
+        config_class = model.config_class  # type: ignore[attr-defined]
+        order[model] = is_tower(model), seen[config_class]
+        seen[config_class] += 1
+    return sorted(ranked, key=lambda m: order[m])
+
+
+def is_tower(model_class: Any) -> bool:
+    """Whether the class is a part of a larger model, by its configuration's own word."""
+    return bool(getattr(model_class.config_class, "base_config_key", ""))
 
 
 def _modules(family: str) -> Iterator[Any]:
@@ -73,7 +89,7 @@ def _rank(name: str) -> int:
 # Families whose default configuration cannot be built, or is not the one that has pre-LN blocks.
 _STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 _OVERRIDES: dict[str, dict[str, Any]] = {
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2}},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "esm": {
         "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True,
         "position_embedding_type": "rotary", "emb_layer_norm_before": False,

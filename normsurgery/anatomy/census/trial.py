@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from normsurgery.anatomy.census.architectures import classes_of, default_config
+from normsurgery.anatomy.census.architectures import classes_of, default_config, is_tower
+from normsurgery.anatomy.examine import anatomy_of
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.proof import EXACT_BOUND, load_float64
 from normsurgery.anatomy.runtime import quiet
@@ -23,7 +24,7 @@ from normsurgery.errors import SurgeryError, UnsupportedModelError
 PROVED, PART, REFUSED, NO_NORM, UNTRIED, FAILED, WRONG = (
     "proved", "part", "refused", "no LayerNorm", "not built", "failed", "WRONG",
 )  # fmt: skip
-_TRIES = 8
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def try_family(family: str) -> Row:
     best = Row(family, UNTRIED, reason="no class of its own")
     for model_class in classes_of(family)[:_TRIES]:
         row = try_class(family, model_class)
+        if row.verdict == PROVED and is_tower(model_class):
+            row = replace(row, verdict=PART, part=row.architecture)
         if not best.architecture or _ORDER.index(row.verdict) < _ORDER.index(best.verdict):
             best = row
         if best.verdict in (PROVED, WRONG):
@@ -68,11 +71,23 @@ def try_class(family: str, model_class: Any) -> Row:
         except Exception as error:  # whatever transformers raises while building
             return replace(row, reason=_words(error))
         try:
-            return _converted(row, sample, Path(scratch))
+            return _best_part(row, sample, Path(scratch))
         except UnsupportedModelError as refusal:
             return replace(row, verdict=_refusal(refusal), reason=refusal.message)
         except Exception as error:
             return replace(row, verdict=FAILED, reason=_words(error))
+
+
+def _best_part(row: Row, sample: Any, scratch: Path) -> Row:
+    """The whole model, or else its first part that converts, with what stands in the way."""
+    try:
+        return _converted(row, sample, scratch / "whole", None)
+    except UnsupportedModelError as refusal:
+        parts = anatomy_of(sample).convertible_parts()
+        if _refusal(refusal) != REFUSED or not parts:
+            raise
+        row = replace(row, reason=refusal.message)
+        return _converted(row, sample, scratch / "part", parts[0])
 
 
 def _refusal(refusal: UnsupportedModelError) -> str:
@@ -92,14 +107,14 @@ def _saved_sample(family: str, model_class: Any, directory: Path) -> Any:
     return sample
 
 
-def _converted(row: Row, sample: Any, scratch: Path) -> Row:
-    from normsurgery.api.rmsnorm import Request, plan_operation
+def _converted(row: Row, sample: Any, after: Path, part: str | None) -> Row:
+    from normsurgery.api.operation import Request
+    from normsurgery.api.rmsnorm import plan_operation
 
-    checkpoint = open_checkpoint(scratch / "source")
-    operation = plan_operation(checkpoint, Request())
+    checkpoint = open_checkpoint(after.parent / "source")
+    operation = plan_operation(checkpoint, Request(target="stock", part=part))
     proof = operation.prove()
     result, _ = operation.operate(checkpoint)
-    after = scratch / "result"
     after.mkdir()
     write_weights(result, after, hashes=False)
     hidden = operation.examination.anatomy.exposed
@@ -109,8 +124,11 @@ def _converted(row: Row, sample: Any, scratch: Path) -> Row:
         model = load_float64(class_of(after), after)
         error, _ = relative_error(run_outputs(model, sample.inputs, without=hidden), reference)
         worst = max(worst, error)
-    verdict = PROVED if worst <= EXACT_BOUND else WRONG
-    return replace(row, verdict=verdict, contract="exact", form=operation.form, error=worst)
+    good = PART if part else PROVED
+    return replace(
+        row, verdict=good if worst <= EXACT_BOUND else WRONG, contract="exact",
+        form=operation.form, part=part or "", error=worst,
+    )  # fmt: skip
 
 
 def _words(error: BaseException) -> str:
