@@ -111,6 +111,8 @@ def native_plans(
     dtype: what the result is stored in, as safetensors spells it; None is the source's.
     Reads at most a bias, and the q, k and v projections where the configuration clips them.
     """
+    import transformers
+
     name = examination.model_class.__name__
     stock = examination.model_class.__module__.startswith("transformers.")
     found: list[NativePlan | Refusal] = []
@@ -118,8 +120,9 @@ def native_plans(
         head = name.removeprefix(mapping.source)
         if not name.startswith(mapping.source) or not _is_head(head):
             continue
-        if head not in mapping.heads:
-            found.append(Refusal(mapping, f"{mapping.target.family} has no class {head}"))
+        target = f"{mapping.target.family}{head}"
+        if head not in mapping.heads or not hasattr(transformers, target):
+            found.append(Refusal(mapping, f"there is no {target} to become"))
             continue
         try:
             found.append(_Planner(checkpoint, examination, mapping, head, dtype).plan())
