@@ -89,7 +89,10 @@ def convert(
 
     The surgery is found and proved on a tiny twin in float64, applied to the real files one tensor
     at a time, and verified on the saved files before they move to `output`.
-    part: a module such as "vision_model"; only the streams in it are converted.
+    target: "native" is another class of transformers that has RMSNorm (OLMo becomes Llama), "stock"
+    the source's own with a modeling file beside it, "graft" the modeling file alone; "auto" is
+    native where that costs nothing, else stock. part: a module such as "vision_model"; only the
+    streams in it are converted.
     Source: arXiv 2305.14858.
     Raises UnsupportedModelError with the reason where the mean of a stream cannot be removed,
     VerificationError where a proof or the verification fails; other SurgeryErrors as they say.

@@ -23,7 +23,7 @@ from normsurgery.native.conditions import value_at
 from normsurgery.surgery.fold_norm import gain_of, shift_of
 
 _OUT_OF_REACH = 1e30
-_SLACK = 1 + 1e-3  # rounding in whatever dtype the model runs in
+_SLACK = 1.01  # rounding, also where the model runs in bfloat16
 _PROJECTION = re.compile(r".*(?:q_proj|k_proj|v_proj|Wqkv)\.weight")
 
 

@@ -194,9 +194,13 @@ class _Run:
                 raise UnsupportedModelError(
                     f"{self.plan.class_name} has no {name} {list(tensor.shape)}", _HINT
                 )
+        missing = [name for name in wanted if name not in self.moved]
+        if missing and not any(map(self._renamed_on_load, self.moved)):
+            raise UnsupportedModelError(f"nothing becomes {missing[0]}", _HINT)
         return added
 
     def _renamed_on_load(self, name: str) -> bool:
+        """Whether the target's loader stacks this tensor with others; the proof loads them all."""
         return ".block_sparse_moe." in name
 
     def _fill_value(self, name: str) -> float | None:

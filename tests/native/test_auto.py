@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import normsurgery
@@ -88,7 +89,7 @@ def test_the_card_and_the_report_say_expected_and_never_tested(built, tmp_path):
     document = normsurgery.convert(built("olmo"), tmp_path / "out", verify=False).to_dict()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Engines expected to run it, from its configuration alone and not tested: vllm" in card
-    console = Console(record=True, width=160, file=open("/dev/null", "w"))
+    console = Console(record=True, width=160, file=io.StringIO())
     for part in surgery_report(document):
         console.print(part)
     text = console.export_text()
