@@ -34,11 +34,13 @@ def example_candidates(
     longest position.
     """
     accepted = inspect.signature(model.forward).parameters
-    maker = _Maker(model, torch.Generator().manual_seed(seed), batch, length)
+    maker = _Maker(model, torch.Generator().manual_seed(seed), batch, length, set(accepted))
     names = [name for name in _MAKERS if name in accepted and _wanted(name, accepted, maker)]
     parameter = next(model.parameters())
     for choice in itertools.product(*(_MAKERS[name](maker) for name in names)):
         inputs = dict(zip(names, choice, strict=True))
+        if "input_ids" in inputs and "pixel_values" in inputs:
+            inputs = maker.with_placeholders(inputs)
         if "attention_mask" in accepted and "input_ids" in inputs:
             rows = inputs["input_ids"].shape[:1] + inputs["input_ids"].shape[-1:]
             inputs["attention_mask"] = torch.ones(rows, dtype=torch.long)
@@ -75,6 +77,7 @@ class _Maker:
     generator: torch.Generator
     batch: int
     length: int
+    accepted: set[str]
 
     @property
     def config(self) -> Any:
@@ -122,6 +125,31 @@ class _Maker:
         allowed = torch.tensor([i for i in range(min(size, 4096)) if i not in special] or [0])
         return allowed[torch.randint(len(allowed), (rows, length), generator=self.generator)]
 
+    def with_placeholders(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of tokens that begin with a placeholder for every feature of the picture."""
+        token = self.setting("image_token_id", "image_token_index")
+        towers = (self.model, getattr(self.model, "model", None))
+        tower = next((t for t in towers if hasattr(t, "get_image_features")), None)
+        if token is None or tower is None:
+            return inputs
+        kind = next(self.model.parameters()).dtype
+        try:
+            with torch.no_grad():
+                found = tower.get_image_features(inputs["pixel_values"].to(kind))
+        except Exception:  # this layout is not the model's; the next one may be
+            return inputs
+        features = getattr(found, "pooler_output", found)
+        parts = [features] if isinstance(features, Tensor) else list(features)
+        count = sum(part.numel() // part.shape[-1] for part in parts) // self.batch
+        places = torch.full((self.batch, count), token, dtype=torch.long)
+        return {**inputs, "input_ids": torch.cat([places, inputs["input_ids"]], dim=1)}
+
+    def mask_of_latents(self) -> list[Tensor]:
+        count = self.setting("latent_query_num", default=0)
+        mask = torch.zeros(self.batch, self.tokens()[0].shape[1], dtype=torch.long)
+        mask[:, 1 : count + 1] = 1
+        return [mask]
+
     def spectrograms(self) -> list[Tensor]:
         keys = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim")
         mels = self.setting(*keys, default=80)
@@ -148,7 +176,10 @@ class _Maker:
         size = getattr(config, "image_size", None) or self.setting("image_size", "crop_size")
         height, width = (size, size) if isinstance(size or 224, int) else tuple(size)
         channels = getattr(config, "num_channels", None) or self.setting("num_channels", default=3)
-        return self.noise(self.batch, channels, height or 224, width or 224)
+        height, width = height or 224, width or 224
+        if "prompt_pixel_values" in self.accepted:  # it is laid on top of the picture
+            height //= 2
+        return self.noise(self.batch, channels, height, width)
 
     def picture(self) -> list[Tensor]:
         return [self._picture()]
@@ -190,6 +221,7 @@ _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "input_values": _Maker.waves,
     "pixel_values": _Maker.pictures,
     "pixel_values_videos": _Maker.film,
+    "image_embeds_position_mask": _Maker.mask_of_latents,
     "inputs": _Maker.anything,
     "past_values": _Maker.series,
     "states": _steps("state_dim"),

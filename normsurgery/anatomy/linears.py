@@ -9,6 +9,7 @@ from normsurgery.anatomy.trace import Node
 
 _CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 _ATTENTION = "multi_head_attention_forward"  # of nn.MultiheadAttention; ends in a projection
+_GROUPS = 6  # the position of a convolution's argument groups
 _OUT_BIAS = 12  # the position of its argument out_proj_bias
 _PRODUCTS = {"matmul", "__matmul__", "mm", "bmm"}
 
@@ -44,7 +45,8 @@ def as_linear(node: Node) -> Linear | None:
     if node.op == "linear":
         return _linear(node, "linear", named["weight"], 0, 1, named["input"], named.get("bias"))
     if node.op in _CONVOLUTIONS:
-        in_dim = 1 if named.get("groups", 1) == 1 else None
+        groups = node.args[_GROUPS] if len(node.args) > _GROUPS else named.get("groups", 1)
+        in_dim = 1 if groups == 1 else None
         return _linear(
             node, "convolution", named["weight"], 0, in_dim, named["input"], named.get("bias")
         )

@@ -31,6 +31,7 @@ class Region:
 
     origins: nodes that make the numbers. offsets: nodes that add a constant along the channels.
     readers: LayerNorm nodes. raw_reads: (stream node, consumer) pairs that see the mean.
+    residual: whether something written to it was computed from it.
     """
 
     axes: dict[Node, int] = field(default_factory=dict)
@@ -39,10 +40,12 @@ class Region:
     readers: list[Node] = field(default_factory=list)
     raw_reads: list[tuple[Node, Node]] = field(default_factory=list)
     mixed: list[Node] = field(default_factory=list)
+    residual: bool = False
 
     def absorb(self, other: Region) -> None:
         """Take in another stream that the same modules read and write."""
         self.axes |= other.axes
+        self.residual |= other.residual
         for name in ("origins", "offsets", "readers", "raw_reads", "mixed"):
             getattr(self, name).extend(getattr(other, name))
 

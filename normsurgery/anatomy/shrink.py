@@ -31,7 +31,10 @@ DEPTHS = (
 )  # fmt: skip
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
-TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION = 64, 16, 24
+TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS = 64, 16, 24, 4
+_LABELS = ("id2label", "label2id")
+_TOKEN = ("token_id", "token_index")
+_DEPTH_LISTS = ("out_features", "indices")
 _STAGES = ("stage_names", "out_features", "out_indices")
 # Lists of token ids that only generation reads.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
@@ -56,13 +59,32 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
             tiny[key] = min(tiny[key], TWIN_POSITIONS)
     if isinstance(tiny.get("max_source_positions"), int):
         tiny["max_source_positions"] = min(tiny["max_source_positions"], TWIN_FRAMES)
+    if isinstance(tiny.get("latent_query_num"), int):
+        tiny["latent_query_num"] = min(tiny["latent_query_num"], TWIN_LATENTS)
     if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
         tiny["projection_dim"] = TWIN_PROJECTION
-    sized = isinstance(tiny.get("image_size"), int) and isinstance(tiny.get("patch_size"), int)
-    if sized and "window_size" not in tiny:  # windows must still tile the image
-        patch = tiny["patch_size"]
-        tiny["image_size"] = min(tiny["image_size"], patch * max(4, 64 // patch))
+    if "window_size" not in tiny:  # windows must still tile the image
+        _shrink_pictures(tiny)
     return tiny
+
+
+def _shrink_pictures(tiny: dict[str, Any]) -> None:
+    """Four patches a side (or 64 pixels), the sides' proportion kept; two steps of a film."""
+    tubelet = tiny.get("tubelet_size")
+    tubes = tubelet if isinstance(tubelet, list) else [tubelet or 1, tiny.get("patch_size")]
+    patch = tubes[-1][-1] if isinstance(tubes[-1], list) else tubes[-1]
+    for key in ("num_frames", "frames_per_clip"):
+        if isinstance(tiny.get(key), int):
+            tiny[key] = min(tiny[key], max(2, 2 * tubes[0]))
+    for key in ("image_size", "crop_size"):
+        size = tiny.get(key)
+        if not isinstance(patch, int) or not patch:
+            continue
+        goal = patch * max(4, 64 // patch)
+        if isinstance(size, int):
+            tiny[key] = min(size, goal)
+        elif isinstance(size, list) and size and min(size) > goal:
+            tiny[key] = [patch * (side * goal // min(size) // patch) for side in size]
 
 
 def _is_config(value: Mapping[str, Any]) -> bool:
@@ -70,12 +92,21 @@ def _is_config(value: Mapping[str, Any]) -> bool:
 
 
 def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
-    """Keep the first blocks, one of every kind at least; lists with an entry a block follow."""
+    """Keep the first blocks, one of every kind at least; lists with an entry a block follow.
+
+    A backbone whose outputs are taken at several depths keeps all of them.
+    """
+    depths = [value for key, value in tiny.items() if key.endswith(_DEPTH_LISTS)]
+    if any(isinstance(value, list) and len(value) > 1 for value in depths):
+        return
     full = {tiny[key] for key in DEPTHS if isinstance(tiny.get(key), int)}
     lists = {key: value for key, value in tiny.items() if _is_by_block(key, value, full)}
     depth = max([depth, *map(_first_of_every_kind, lists.values())])
     tiny.update({key: value[:depth] for key, value in lists.items()})
     tiny.update({key: min(tiny[key], depth) for key in DEPTHS if isinstance(tiny.get(key), int)})
+    for key, value in tiny.items():
+        if isinstance(value, Mapping) and value and all(str(k).isdigit() for k in value):
+            tiny[key] = {k: v for k, v in value.items() if int(k) < depth or key in _LABELS}
     for key in _STAGES:  # a backbone names its outputs by their depth; its own default follows
         tiny.pop(key, None)
 
@@ -130,12 +161,25 @@ def _shrink_rope(tiny: dict[str, Any]) -> None:
         rope = tiny.get(key)
         if not isinstance(rope, Mapping):
             continue
-        share = rope.get("partial_rotary_factor", tiny.get("partial_rotary_factor", 1.0)) or 1.0
-        frequencies = int(TWIN_HEAD_DIM * share) // 2
-        tiny[key] = {
-            name: value[:frequencies] if isinstance(value, list) else value
-            for name, value in rope.items()
-        }
+        share = tiny.get("partial_rotary_factor") or 1.0
+        if any(isinstance(value, Mapping) for value in rope.values()):  # one for each layer type
+            tiny[key] = {
+                kind: _shrunk_rope(own, share) if isinstance(own, Mapping) else own
+                for kind, own in rope.items()
+            }
+        else:
+            tiny[key] = _shrunk_rope(rope, share)
+
+
+def _shrunk_rope(rope: Mapping[str, Any], default_share: float) -> dict[str, Any]:
+    share = rope.get("partial_rotary_factor", default_share) or 1.0
+    frequencies = int(TWIN_HEAD_DIM * share) // 2
+    tiny = {k: v[:frequencies] if isinstance(v, list) else v for k, v in rope.items()}
+    sections = rope.get("mrope_section")
+    if isinstance(sections, list):  # frequencies for time, height and width
+        rest = [max(1, size * frequencies // sum(sections)) for size in sections[1:]]
+        tiny["mrope_section"] = [frequencies - sum(rest), *rest]
+    return tiny
 
 
 def _shrink_width_lists(tiny: dict[str, Any]) -> None:
@@ -153,14 +197,19 @@ def _shrink_width_lists(tiny: dict[str, Any]) -> None:
 
 
 def _shrink_vocabulary(tiny: dict[str, Any]) -> None:
-    if not isinstance(tiny.get(VOCABULARY), int):
+    own = isinstance(tiny.get(VOCABULARY), int)
+    nested = [v[VOCABULARY] for v in tiny.values() if isinstance(v, Mapping) and VOCABULARY in v]
+    sizes = [tiny[VOCABULARY]] if own else [size for size in nested if isinstance(size, int)]
+    if not sizes:
         return
-    size = min(tiny[VOCABULARY], TWIN_VOCABULARY)
-    tiny[VOCABULARY] = size
+    size = min(*sizes, TWIN_VOCABULARY)
+    if own:
+        tiny[VOCABULARY] = size
+    last = size - 1 if own else size - 9  # clear of the special ids of the nested vocabulary
     moved: dict[int, int] = {}
     for key, value in tiny.items():
-        if key.endswith("token_id") and isinstance(value, int) and value >= size:
-            tiny[key] = moved.setdefault(value, size - 1 - len(moved))
+        if key.endswith(_TOKEN) and isinstance(value, int) and value >= size:
+            tiny[key] = moved.setdefault(value, last - len(moved))
         elif key.endswith("token_id") and isinstance(value, list):
             tiny[key] = [min(item, size - 1) for item in value]
     for key in _ID_LISTS:

@@ -41,7 +41,7 @@ def read_anatomy(
     """
     blocks = blocks_of(modules)
     regions = _regions(trace, norms)
-    residual = [region for region in regions if _is_residual(region)]
+    residual = [region for region in regions if region.residual]
     nodes = {node for region in residual for node in region.axes}
     streams = [_stream(trace, region, norms, blocks, nodes) for region in residual]
     others = [region for region in regions if region not in residual]
@@ -70,6 +70,7 @@ def _regions(trace: Trace, norms: Mapping[str, Norm]) -> list[Region]:
             continue
         assert before.value is not None
         region = explore(before, norm.axis % before.value.dim(), norms)
+        region.residual = _is_residual(region)
         modules = {reader.module for reader in region.readers}
         twin = next((r for r in regions if modules & {n.module for n in r.readers}), None)
         if twin is None:
@@ -225,6 +226,8 @@ class _Reading:
         linear = as_linear(node)
         if linear is None or output_axis(linear) != axis:
             return None
+        if linear.kind == "convolution" and linear.in_dim is None:
+            return None  # in groups: its channels read different inputs, so no mean leaves them all
         weight = stored(linear.weight, linear.out_dim, node)
         bias = stored(linear.bias, 0, node) if linear.bias is not None else None
         if weight is None or (linear.bias is not None and bias is None):

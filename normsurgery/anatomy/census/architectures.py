@@ -89,6 +89,10 @@ def _rank(name: str) -> int:
 # Families whose default configuration cannot be built, or is not the one that has pre-LN blocks.
 _STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
 _OVERRIDES: dict[str, dict[str, Any]] = {
+    **{key: {"num_blocks": 1} for key in ("eomt", "eomt_dinov3", "videomt")},
+    "cohere_compass": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+    },
     "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "esm": {
         "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True,
