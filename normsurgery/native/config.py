@@ -16,6 +16,11 @@ from normsurgery.native.rotary import rope_parameters
 
 # What says which class and code a checkpoint is for: never carried over.
 _IDENTITY = {"model_type", "architectures", "auto_map", "transformers_version", "_name_or_path"}
+# Older spellings, which the source's class reads into `rope_parameters` and `dtype`.
+_OLDER = {
+    "rope_theta", "rope_scaling", "partial_rotary_factor", "rotary_pct", "rotary_emb_base",
+    "torch_dtype",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,8 @@ def target_config(
     values |= mapping.target.values
     values |= {key: v(config) if callable(v) else v for key, v in mapping.values.items()}
     values |= dict.fromkeys(mapping.target.flags, False) | dict.fromkeys(flags, True)
-    unknown = {
-        key: value for key, value in source.config.items() if key not in own | known | _IDENTITY
-    }
+    foreign = own | known | _IDENTITY | _OLDER
+    unknown = {key: value for key, value in source.config.items() if key not in foreign}
     try:
         with quiet():
             made = config_class(**unknown | values)
@@ -89,9 +93,8 @@ def target_config(
             "normsurgery inspect MODEL   # what does apply",
         ) from error
     used = known | {path.split(".")[0] for path in mapping.keys.values()} | set(unknown)
-    dropped = {
-        key: value for key, value in source.config.items() if key not in used | _IDENTITY
-    }  # fmt: skip
+    used |= _IDENTITY | _OLDER
+    dropped = {key: value for key, value in source.config.items() if key not in used}
     return TargetConfig(made, dropped)
 
 

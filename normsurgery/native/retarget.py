@@ -72,6 +72,7 @@ class _Run:
     source: Checkpoint
     moved: dict[str, tuple[LazyTensor, str]] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
+    left_out: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.mapping = self.plan.mapping
@@ -156,7 +157,9 @@ class _Run:
 
     def _move(self, name: str, tensor: LazyTensor, beside: str, config: Any) -> None:
         rules = [move for move in self.mapping.moves if move.target_of(name) is not None]
-        if any(re.fullmatch(pattern, name) for pattern in self.mapping.dropped):
+        reasons = [why for p, why in self.mapping.dropped.items() if re.fullmatch(p, name)]
+        if reasons:
+            self.left_out.update(reasons)
             return
         if not rules:
             raise UnsupportedModelError(
@@ -177,8 +180,7 @@ class _Run:
             self._canonical(name): tuple(value.shape)
             for name, value in meta_model(self.plan.model_class, config).state_dict().items()
         }
-        if getattr(config, "tie_word_embeddings", False):
-            wanted.pop("lm_head.weight", None)
+        tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
         beside = next(iter(self.moved.values()))[1]
         dtype = self.source[beside].dtype
         added = []
@@ -194,7 +196,7 @@ class _Run:
                 raise UnsupportedModelError(
                     f"{self.plan.class_name} has no {name} {list(tensor.shape)}", _HINT
                 )
-        missing = [name for name in wanted if name not in self.moved]
+        missing = [name for name in wanted if name not in {*self.moved, *tied}]
         if missing and not any(map(self._renamed_on_load, self.moved)):
             raise UnsupportedModelError(f"nothing becomes {missing[0]}", _HINT)
         return added
@@ -236,7 +238,7 @@ class _Run:
         return name if self.plan.head != "Model" else name.removeprefix(prefix)
 
     def _receipt(self, result: Checkpoint, target: TargetConfig, added: list[str]) -> Receipt:
-        notes = [f"left out: {reason}" for reason in self.mapping.dropped.values()]
+        notes = [f"left out: {reason}" for reason in sorted(self.left_out)]
         if self.names.carried:
             notes.append(f"buffers that code computes are left out: {_some(self.names.carried)}")
         if target.dropped:

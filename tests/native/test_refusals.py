@@ -82,12 +82,6 @@ def test_relu2_in_bfloat16_has_too_little_precision_for_an_absorber_but_in_toys(
 
 def test_several_epsilons_have_no_place(built, tmp_path):
     """A configuration has one; the code of the stock class makes them all alike."""
-    import dataclasses
-
-    from normsurgery.anatomy.examine import examine
-    from normsurgery.checkpoint import open_checkpoint
-    from normsurgery.native.plan import native_plans
-
     checkpoint = open_checkpoint(built("olmo"))
     examination = examine(checkpoint)
     sites = dict(examination.anatomy.sites)
@@ -99,8 +93,6 @@ def test_several_epsilons_have_no_place(built, tmp_path):
 
 
 def test_a_head_that_the_target_lacks_is_refused(tmp_path):
-    from tests.families import build_spec
-
     _, config, values = FAMILIES["vit"]
     build_spec(("ViTForImageClassification", config, values), tmp_path / "in")
     reason = "there is no InternVLVisionForImageClassification to become"
@@ -108,16 +100,12 @@ def test_a_head_that_the_target_lacks_is_refused(tmp_path):
 
 
 def test_a_final_bias_that_the_output_shows_has_no_place(tmp_path):
-    from tests.families import build_spec
-
     _, config, values = FAMILIES["stablelm"]
     build_spec(("StableLmModel", config, values), tmp_path / "in")
     assert "norm has a β that cannot leave it" in refusals(tmp_path / "in")["Llama"]
 
 
 def test_a_sequence_classifier_has_no_bias_for_it(tmp_path):
-    from tests.families import build_spec
-
     _, config, values = FAMILIES["stablelm"]
     spec = "StableLmForSequenceClassification", config, {**values, "pad_token_id": 3}
     build_spec(spec, tmp_path / "in")
@@ -141,13 +129,17 @@ def test_options_that_a_native_target_has_no_room_for(built, tmp_path, options):
 
 
 def test_a_source_tensor_without_a_place_is_an_error(built, monkeypatch):
-    import dataclasses
-
-    from normsurgery.native import plan as module
-
-    cut = [dataclasses.replace(m, moves=m.moves[1:]) for m in module.MAPPINGS if m.source == "Olmo"]
-    monkeypatch.setattr(module, "MAPPINGS", tuple(cut))
+    cut = [dataclasses.replace(m, moves=m.moves[1:]) for m in MAPPINGS if m.source == "Olmo"]
+    monkeypatch.setattr("normsurgery.native.plan.MAPPINGS", tuple(cut))
     assert "no place for model.embed_tokens.weight" in refusals(built("olmo"))["Llama"]
+
+
+def test_a_place_that_nothing_fills_is_an_error(built, monkeypatch):
+    (olmo,) = (mapping for mapping in MAPPINGS if mapping.source == "Olmo")
+    bare = dataclasses.replace(olmo, target=dataclasses.replace(olmo.target, fills={}))
+    monkeypatch.setattr("normsurgery.native.plan.MAPPINGS", (bare,))
+    reason = "nothing becomes model.layers.0.input_layernorm.weight"
+    assert refusals(built("olmo"))["Llama"] == reason
 
 
 def test_a_context_beyond_the_sliding_window_is_given_up_and_said(built, tmp_path):
@@ -160,13 +152,7 @@ def test_a_context_beyond_the_sliding_window_is_given_up_and_said(built, tmp_pat
 
 
 def test_remote_code_has_no_native_target(built, tmp_path):
-    from normsurgery.anatomy.examine import examine
-    from normsurgery.checkpoint import open_checkpoint
-    from normsurgery.native.plan import native_plans
-
     checkpoint = open_checkpoint(built("olmo"))
     examination = examine(checkpoint)
     foreign = type("OlmoForCausalLM", (), {"__module__": "transformers_modules.x"})
-    import dataclasses
-
     assert native_plans(checkpoint, dataclasses.replace(examination, model_class=foreign)) == []

@@ -7,14 +7,17 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import normsurgery
 from normsurgery.anatomy.proof import EXACT_BOUND, prove
+from normsurgery.checkpoint import open_checkpoint
 from normsurgery.native.absorber import BOUND
 from normsurgery.native.plan import NativePlan
 from normsurgery.native.table import MAPPINGS
-from tests.native.conftest import accepted, plans
+from tests.families import build_spec
+from tests.native.conftest import accepted, edited, plans, with_config
 from tests.native.families import FAMILIES
 
 ERNIE = "Ernie4_5_MoeForCausalLM"
@@ -92,8 +95,6 @@ def test_the_saved_files_are_verified_against_the_source(built, tmp_path, family
     assert written["architectures"] == [target["architecture"]]
     assert "auto_map" not in written
     assert not list(out.glob("*.py"))
-    import transformers
-
     auto = getattr(transformers, target["auto_class"])
     assert type(auto.from_pretrained(out)).__name__ == target["architecture"]
 
@@ -126,8 +127,6 @@ def test_a_tied_head_stays_tied_where_no_gain_stands_before_it(built, tmp_path):
 
 @pytest.mark.parametrize("family", ["stablelm", "nemotron", "gpt_neox"])
 def test_partial_rotary_frequencies_are_the_source_s_to_the_bit(built, tmp_path, family):
-    import transformers
-
     source = built(family)
     normsurgery.convert(source, tmp_path / "out", target="native", verify=False)
     before = transformers.AutoModel.from_pretrained(source).rotary_emb.inv_freq
@@ -137,14 +136,10 @@ def test_partial_rotary_frequencies_are_the_source_s_to_the_bit(built, tmp_path,
 
 
 def test_a_final_bias_of_zero_needs_no_absorber_and_is_checked(built, tmp_path):
-    from tests.native.conftest import edited
-
     zero = edited(built("nemotron"), tmp_path / "zero", lambda t: t["model.norm.bias"].zero_())
     plan = accepted(zero)["ArceeForCausalLM"]
     assert not plan.absorbs and plan.bound == EXACT_BOUND
     assert proved(plan) <= 1e-13
-    from normsurgery.checkpoint import open_checkpoint
-
     checkpoint = open_checkpoint(built("nemotron"))
     with pytest.raises(normsurgery.UnsupportedModelError, match=r"model\.norm\.bias is not zero"):
         for step in plan.steps:
@@ -163,8 +158,6 @@ def test_what_has_no_place_is_said(built, tmp_path):
 
 
 def test_unknown_configuration_keys_and_token_ids_are_kept(built, tmp_path):
-    from tests.native.conftest import with_config
-
     source = with_config(built("olmo"), tmp_path / "in", my_note="kept", eos_token_id=7)
     normsurgery.convert(source, tmp_path / "out", target="native", verify=False)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -184,8 +177,6 @@ def test_a_mask_token_is_centred(built, tmp_path):
 
 @pytest.mark.parametrize("family", ["olmo", "stablelm"])
 def test_base_models_and_classifiers_convert_too(tmp_path, family):
-    from tests.families import build_spec
-
     name, config, values = FAMILIES[family]
     spec = name.replace("ForCausalLM", "ForTokenClassification"), config, values
     if family == "olmo":
@@ -195,3 +186,34 @@ def test_base_models_and_classifiers_convert_too(tmp_path, family):
     assert document["verification"]["verdict"] == "pass"
     wanted = "LlamaModel" if family == "olmo" else "LlamaForTokenClassification"
     assert document["target"]["architecture"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("family", "older"),
+    [
+        ("stablelm", {"rope_theta": 5e3, "partial_rotary_factor": 0.5}),
+        ("gpt_neox", {"rotary_emb_base": 5000, "rotary_pct": 0.5}),
+        ("olmo", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ],
+)
+def test_configurations_as_older_versions_wrote_them(built, tmp_path, family, older):
+    """Keys that the source's class still reads must not reach the target's class as they are."""
+    source = with_config(built(family), tmp_path / "in", **older, torch_dtype="float32")
+    file = source / "config.json"
+    values = json.loads(file.read_text())
+    del values["rope_parameters"], values["dtype"]
+    file.write_text(json.dumps(values))
+    document = normsurgery.convert(source, tmp_path / "out", target="native").to_dict()
+    assert document["verification"]["verdict"] == "pass"
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not set(older) & set(written) and "torch_dtype" not in written
+    assert written["dtype"] == "float32"
+
+
+def test_a_tied_head_that_is_on_disk_twice(built, tmp_path):
+    def twice(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    source = edited(built("olmo_tied"), tmp_path / "in", twice)
+    document = normsurgery.convert(source, tmp_path / "out", target="native").to_dict()
+    assert document["verification"]["verdict"] == "pass"
