@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 import normsurgery
+from normsurgery.anatomy.examine import examine
+from normsurgery.checkpoint import open_checkpoint
+from normsurgery.native.plan import native_plans
+from normsurgery.native.table import MAPPINGS
+from tests.families import build_spec
 from tests.native.conftest import accepted, refusals
 from tests.native.families import FAMILIES, rope
 from tests.native.test_rows import proved
