@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import normsurgery
 from tests.native.conftest import accepted, edited
@@ -129,3 +130,11 @@ def test_shards_are_kept_and_new_tensors_go_to_their_layer_s(built, tmp_path):
     assert set(index.values()) == before
     norm = index["model.layers.1.self_attn.o_proj.weight"]
     assert index["model.layers.1.self_attn.o_proj.bias"] == norm
+
+
+def test_the_recipe_runs(built, tmp_path):
+    recipe = Path(__file__).parents[2] / "recipes" / "olmo-to-llama.yaml"
+    overrides = [f"source={built('olmo_tied')}", f"output={tmp_path / 'out'}"]
+    document = normsurgery.run(recipe, overrides=overrides).to_dict()
+    assert document["target"]["architecture"] == "LlamaForCausalLM"
+    assert document["verification"]["verdict"] == "pass"
