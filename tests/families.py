@@ -134,6 +134,55 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "vision_config": {**_IMAGE, "hidden_size": 64},
         },
     ),
+    "mbart": ("MBartForConditionalGeneration", "MBartConfig", _TWO_STACKS),
+    "xglm": (
+        "XGLMForCausalLM",
+        "XGLMConfig",
+        {
+            "vocab_size": 99, "d_model": 48, "num_layers": LAYERS, "attention_heads": 4,
+            "ffn_dim": 100, "max_position_embeddings": 64,
+        },
+    ),
+    "pegasus_x": (
+        "PegasusXForConditionalGeneration", "PegasusXConfig",
+        {**_TWO_STACKS, "block_size": 4, "num_global_tokens": 2},
+    ),
+    "modernbert": (
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        {
+            **_TEXT, **_IDS, "pad_token_id": 0, "cls_token_id": 3, "sep_token_id": 4,
+            "global_attn_every_n_layers": 2, "norm_bias": False,
+        },
+    ),
+    "phimoe": (
+        "PhimoeForCausalLM", "PhimoeConfig",
+        {**_TEXT, **_IDS, "num_key_value_heads": 2, "num_local_experts": 4},
+    ),
+    "wav2vec2": (
+        "Wav2Vec2ForCTC",
+        "Wav2Vec2Config",
+        {
+            **_TEXT, "do_stable_layer_norm": True, "feat_extract_norm": "layer",
+            "conv_dim": [32] * 7, "num_conv_pos_embeddings": 16,
+            "num_conv_pos_embedding_groups": 4, "pad_token_id": 0,
+        },
+    ),
+    "segformer": (
+        "SegformerForImageClassification",
+        "SegformerConfig",
+        {
+            "hidden_sizes": [16, 32, 48, 64], "depths": [2, 2, 2, 2], "image_size": 64,
+            "num_attention_heads": [1, 2, 3, 4],
+        },
+    ),
+    "swinv2": (
+        "Swinv2ForImageClassification", "Swinv2Config",
+        {
+            "image_size": 64, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4],
+            "window_size": 4,
+        },
+    ),
     # refused
     "opt_350m": (
         "OPTForCausalLM",

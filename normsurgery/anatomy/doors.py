@@ -51,9 +51,17 @@ def input_door(trace: Trace, region: Region, origin: Node) -> tuple[str, str] | 
     """The first module that takes the stream in once `origin` is in it and before any norm."""
     for call in _calls_before_norms(trace, region):
         assert call.input is not None
-        if _descends(call.input, origin):
+        stream = [c for c in _elsewhere(call) if c in region.axes or c in region.readers]
+        if not stream and _descends(call.input, origin):
             return call.name, "input"
     return None
+
+
+def _elsewhere(call: ModuleCall) -> list[Node]:
+    """What takes the module's argument outside of the module, and so with its mean."""
+    assert call.input is not None
+    inside = range(call.started, call.ended)
+    return [consumer for consumer in call.input.consumers if consumer.index not in inside]
 
 
 def later_starts(
@@ -67,9 +75,7 @@ def later_starts(
     for call in _calls_before_norms(trace, region):
         assert call.input is not None
         rest = explore(call.input, region.axes[call.input], norms, cut=call.input)
-        inside = range(call.started, call.ended)
-        # What takes the same tensor elsewhere gets it with its mean: it must not lead back in.
-        elsewhere = [c for c in call.input.consumers if c.index not in inside]
+        elsewhere = _elsewhere(call)  # must not lead back in
         if names.count(call.name) == 1 and not any(c in rest.axes for c in elsewhere):
             rest.readers = [r for r in rest.readers if r not in elsewhere]
             rest.raw_reads = [(n, c) for n, c in rest.raw_reads if c not in elsewhere]

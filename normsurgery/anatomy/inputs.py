@@ -58,6 +58,20 @@ def example_inputs(
     return next(itertools.islice(made, candidate, None))
 
 
+def working_candidate(
+    model: nn.Module, run: Callable[[dict[str, Tensor]], Any], *, length: int, seed: int
+) -> int:
+    """The number of the first candidate on which `run` does not fail; 0 where all do."""
+    made = list(example_candidates(model, batch=2, length=length, seed=seed))
+    for number, inputs in enumerate(made if len(made) > 1 else []):
+        try:
+            run(inputs)
+        except Exception:  # whatever the model's own code raises at a layout that is not its own
+            continue
+        return number
+    return 0
+
+
 def _wanted(name: str, accepted: Any, maker: _Maker) -> bool:
     """Arguments that no modality needs are made only where the forward insists on them."""
     if name == "decoder_input_ids":

@@ -206,10 +206,10 @@ def _sabotage(model: Any, source: Any, anatomy: Anatomy) -> None:
 
 def _weight_that_matters(model: Any, anatomy: Anatomy) -> Tensor:
     """A matrix that reads a converted norm; the largest, where the model has other names."""
-    parameters = dict(model.named_parameters())
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
     for stream in anatomy.convertible():
         for name in stream.sites:
             for reader in anatomy.sites[name].readers:
                 if reader.weight in parameters:
-                    return parameters[reader.weight]  # type: ignore[no-any-return]
+                    return parameters[reader.weight]
     return max(parameters.values(), key=lambda p: p.numel() if p.dim() == 2 else 0)

@@ -70,12 +70,17 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
 
 def _shrink_pictures(tiny: dict[str, Any]) -> None:
     """Four patches a side (or 64 pixels), the sides' proportion kept; two steps of a film."""
-    tubelet = tiny.get("tubelet_size")
-    tubes = tubelet if isinstance(tubelet, list) else [tubelet or 1, tiny.get("patch_size")]
-    patch = tubes[-1][-1] if isinstance(tubes[-1], list) else tubes[-1]
+    tubelet, patch = tiny.get("tubelet_size"), tiny.get("patch_size")
+    steps = 1
+    if isinstance(tubelet, list):
+        steps, patch = tubelet[0], tubelet[-1]
+    elif isinstance(tubelet, int):
+        steps = tubelet
+    if isinstance(patch, list):
+        patch = patch[-1]
     for key in ("num_frames", "frames_per_clip"):
         if isinstance(tiny.get(key), int):
-            tiny[key] = min(tiny[key], max(2, 2 * tubes[0]))
+            tiny[key] = min(tiny[key], max(2, 2 * steps))
     for key in ("image_size", "crop_size"):
         size = tiny.get(key)
         if not isinstance(patch, int) or not patch:

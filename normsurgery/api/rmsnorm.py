@@ -170,11 +170,12 @@ def _centred_names(examination: Examination, request: Request, exclusive: bool) 
     found: dict[str, int] = {}
     if request.to == "crmsnorm":
         return found  # minus the sum of the channels is the one that was dropped
+    renamed = _in_memory_names(examination) if exclusive else {}
     for stream in examination.anatomy.convertible():
         for writer in stream.writers:
             if not writer.shared:
                 for name, part in examination.names.on_disk(writer.weight):
-                    found[part.parameter if exclusive else name] = part.axis(writer.stream_dim)
+                    found[renamed.get(name, name)] = part.axis(writer.stream_dim)
     return found
 
 

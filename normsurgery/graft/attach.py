@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.anatomy.runtime import quiet
 from normsurgery.checkpoint import Checkpoint
+from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.classes import offered_classes
 from normsurgery.graft.load import load_graft_class
 from normsurgery.graft.modeling import auto_map, modeling_file
@@ -19,7 +21,7 @@ from normsurgery.graft.templates import GUARD
 # guard: a string there stops every stock class with an error that says what to do.
 _GUARD_KEYS = (
     "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
-    "hidden_size", "d_model", "projection_dim", "vocab_size",
+    "hidden_size", "d_model", "projection_dim", "vocab_size", "image_size", "num_channels",
 )  # fmt: skip
 
 
@@ -109,8 +111,22 @@ def main_auto_class(classes: Mapping[str, str], class_name: str) -> str:
 
 
 def _guard(config: Any) -> tuple[str, int]:
+    """An integer key of the configuration that the stock class refuses to read a sentence from."""
     values = config.to_dict()
     for key in _GUARD_KEYS:
-        if isinstance(values.get(key), int):
+        if isinstance(values.get(key), int) and _is_checked(type(config), {**values, key: GUARD}):
             return key, values[key]
-    raise AssertionError(f"{type(config).__name__} has none of {_GUARD_KEYS}")
+    raise UnsupportedModelError(
+        f"{type(config).__name__} reads any value, so the stock class cannot be kept from opening "
+        "what it would compute wrongly",
+        "--target stock has no such need",
+    )
+
+
+def _is_checked(config_class: Any, values: dict[str, Any]) -> bool:
+    try:
+        with quiet():
+            config_class.from_dict(values)
+    except Exception:  # whatever the class refuses it with
+        return True
+    return False

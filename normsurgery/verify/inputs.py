@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.anatomy.inputs import example_inputs, working_candidate
 from normsurgery.verify.sources import tasks_of
 from normsurgery.verify.text import TokenStream, load_tokenizer, read_text, tokenize
 
@@ -72,6 +72,7 @@ class _Request:
     max_length: int
     seed: int
     padding: Padding
+    layout: int
     stream: TokenStream | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -98,17 +99,19 @@ def plan_inputs(
     max_length: int,
     seed: int,
     padding: Padding = "natural",
+    layout: int = 0,
     trust_remote_code: bool = False,
 ) -> Plan:
     """Batches of about `tokens` tokens (or 16 images or sounds) for a loaded model.
 
     padding: natural is left for causal models and right for others; some code overflows in float64
     where a whole row of attention is masked, so the caller may ask for right, or for no pads.
+    layout: which candidate of `example_candidates` the model takes (see `chosen_layout`).
     """
-    request = _Request(model, tokens, max_length, seed, padding)
-    samples = _example(model, batch=2, length=max_length, seed=seed)
+    request = _Request(model, tokens, max_length, seed, padding, layout)
+    samples = _example(request, batch=2, length=max_length)
     ids_name = next((n for n in ("input_ids", "decoder_input_ids") if n in samples), None)
-    if ids_name is None:
+    if ids_name is None or samples[ids_name].dim() != 2 or _has_placeholders(request, samples):
         batches = tuple(_sampled(request, seed + i) for i in range(_SAMPLES // _ROWS))
         return Plan(batches, None, "random")
     length = samples[ids_name].shape[1]
@@ -128,15 +131,45 @@ class _Host:
     """A model's configuration and forward, seen as float32 on the CPU, whatever is offloaded."""
 
     def __init__(self, model: Any) -> None:
-        self.config, self.forward = model.config, model.forward
+        self.config, self.forward, self._model = model.config, model.forward, model
+        towers = (model, getattr(model, "model", None))
+        self._tower = next((t for t in towers if hasattr(t, "get_image_features")), None)
+        if self._tower is not None:
+            self.get_image_features = self._image_features
 
     def parameters(self) -> Iterator[Tensor]:
         yield torch.empty(0)
 
+    def _image_features(self, pictures: Tensor) -> Any:
+        model: Any = self._model
+        tower: Any = self._tower
+        return tower.get_image_features(pictures.to(model.device, model.dtype))
 
-def _example(model: Any, *, batch: int, length: int, seed: int) -> dict[str, Tensor]:
+
+def chosen_layout(model: Any, run: Callable[[dict[str, Tensor]], Any], *, length: int) -> int:
+    """Which of the layouts that a model's signature leaves open it takes, by trying."""
     host: Any = _Host(model)
-    return example_inputs(host, batch=batch, length=length, seed=seed)
+    return working_candidate(host, run, length=length, seed=0)
+
+
+def _has_placeholders(request: _Request, samples: dict[str, Tensor]) -> bool:
+    """Whether the rows hold places for a picture's features, so that they are not free text."""
+    shorter = _example(request, batch=2, length=2).get("input_ids")
+    return (
+        "pixel_values" in samples
+        and shorter is not None
+        and bool((shorter[:, 0] == getattr(request.model.config, "image_token_id", -1)).all())
+    )
+
+
+def _example(
+    request: _Request, *, batch: int, length: int, seed: int | None = None
+) -> dict[str, Tensor]:
+    host: Any = _Host(request.model)
+    return example_inputs(
+        host, batch=batch, length=length, candidate=request.layout,
+        seed=request.seed if seed is None else seed,
+    )  # fmt: skip
 
 
 def _text_stream(
@@ -173,7 +206,7 @@ def _rows(request: _Request, length: int) -> list[list[int]]:
         rows = list(request.stream.rows(lengths))
         equal = [row for row in rows if len(row) == len(rows[0])]
         return equal if request.padding == "none" else rows
-    made = _example(request.model, batch=len(lengths), length=length, seed=request.seed)
+    made = _example(request, batch=len(lengths), length=length)
     ids = made.get("input_ids", made.get("decoder_input_ids"))
     assert ids is not None  # the caller found one of the two
     return [row[:size] for row, size in zip(ids.tolist(), lengths, strict=True)]
@@ -192,7 +225,7 @@ def _batch_rows(request: _Request, length: int) -> int:
 
 
 def _sampled(request: _Request, seed: int, batch: int = _ROWS) -> Batch:
-    made = _example(request.model, batch=batch, length=request.max_length, seed=seed)
+    made = _example(request, batch=batch, length=request.max_length, seed=seed)
     return Batch(made)
 
 

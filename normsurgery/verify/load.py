@@ -91,6 +91,7 @@ def load_model(
         "local_files_only": True,
         "ignore_mismatched_sizes": True,
         "output_loading_info": True,
+        "experts_implementation": "eager",  # the fast kernels know neither float64 nor odd widths
     }
     if not source.allow_pickle:
         options["use_safetensors"] = True

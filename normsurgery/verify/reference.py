@@ -23,7 +23,7 @@ from normsurgery.errors import CheckpointError, SurgeryError, UsageError
 from normsurgery.report.progress import Advance, Progress, Silent, Unit
 from normsurgery.verify.figures import SpreadGatherer
 from normsurgery.verify.floor import FloorGatherer, scaled
-from normsurgery.verify.inputs import Batch, Padding, Plan, plan_inputs
+from normsurgery.verify.inputs import Batch, Padding, Plan, chosen_layout, plan_inputs
 from normsurgery.verify.load import LoadReport, load_model
 from normsurgery.verify.options import VerifyOptions
 from normsurgery.verify.run import (
@@ -111,6 +111,7 @@ class _Runner:
     scratch: Path
     progress: Progress
     plan: Plan | None = None
+    layout: int = 0
     report: LoadReport = field(default_factory=LoadReport)
     generation: Generation | None = None
     steps: int = 0
@@ -239,6 +240,11 @@ class _Runner:
 
     def _planned(self, model: Any, dtype: torch.dtype, narrow: torch.dtype) -> Plan:
         """Inputs that the reference answers with finite values, with the most padding it bears."""
+        self.layout = chosen_layout(
+            model,
+            lambda inputs: forward(model, Batch(inputs), dtype, self.device),
+            length=self.options.max_length,
+        )
         plan = self._plan_with("natural", model, narrow)
         if _finite(forward(model, plan.batches[0], dtype, self.device)):
             return plan
@@ -264,6 +270,7 @@ class _Runner:
             max_length=options.max_length,
             seed=options.seed,
             padding=padding,
+            layout=self.layout,
             trust_remote_code=self.source.trust_remote_code,
         )
         prompts = None if plan.prompts is None else _rounded(plan.prompts, narrow)

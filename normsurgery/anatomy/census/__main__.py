@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import sys
 from collections import Counter
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 from normsurgery.anatomy.census.architectures import families, has_layer_norm
 from normsurgery.anatomy.census.pool import run_each
@@ -43,7 +43,7 @@ def main() -> None:
         print(_line(rows[-1]), flush=True)
     rows.sort(key=lambda row: row.family)
     if options.csv:
-        with open(options.csv, "w", encoding="utf-8", newline="") as file:
+        with Path(options.csv).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
@@ -59,4 +59,4 @@ def _line(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

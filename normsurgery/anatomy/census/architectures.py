@@ -106,6 +106,6 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
 
 def default_config(family: str, model_class: Any) -> Any:
     """The class's configuration with its default values (and what `_OVERRIDES` says)."""
-    chosen = _OVERRIDES.get(family, {})
-    known = set(model_class.config_class().to_dict())
-    return model_class.config_class(**{k: v for k, v in chosen.items() if k in known})
+    if is_tower(model_class):
+        return model_class.config_class()
+    return model_class.config_class(**_OVERRIDES.get(family, {}))

@@ -31,7 +31,8 @@ def run_each(
             theirs.close()
             running[ours] = (process, item, time.monotonic())
         for connection in wait(list(running), timeout=0.5):
-            process, item, started = running.pop(connection)  # type: ignore[arg-type]
+            assert isinstance(connection, Connection)
+            process, item, started = running.pop(connection)
             yield item, *_result(connection, process), time.monotonic() - started
         for connection, (process, item, started) in list(running.items()):
             if time.monotonic() - started > timeout:
