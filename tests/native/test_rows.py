@@ -69,7 +69,7 @@ def test_every_target_is_proved_in_float64(built, family):
     target, absorbs, other = ROWS[family]
     found = plans(built(family))
     assert [type(one) for one in found] == [NativePlan] * (1 + (other is not None))
-    by_name = accepted(built(family))
+    by_name = {one.architecture: one for one in found if isinstance(one, NativePlan)}
     assert next(iter(by_name)) == target
     assert by_name[target].absorbs is absorbs
     assert by_name[target].bound == (BOUND if absorbs else EXACT_BOUND)
