@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from normsurgery.api.rmsnorm import Request, plan_operation
+from normsurgery.api.operation import Request
+from normsurgery.api.rmsnorm import plan_operation
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.errors import UnsupportedModelError
 
@@ -25,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.families import EXACT, build
 
 REQUESTS = {
-    "rmsnorm": Request(),
-    "--fold-affine": Request(fold_affine=True),
-    "--untie": Request(untie=True),
+    "rmsnorm": Request(target="stock"),
+    "--fold-affine": Request(target="stock", fold_affine=True),
+    "--untie": Request(target="stock", untie=True),
     "--target graft": Request(target="graft"),
     "crmsnorm": Request(to="crmsnorm"),
 }

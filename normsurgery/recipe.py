@@ -42,7 +42,7 @@ SURGERIES: dict[str, dict[str, tuple[type, ...]]] = {
 }
 CHOICES = {
     "to": ("rmsnorm", "crmsnorm"),
-    "target": ("auto", "stock", "graft"),
+    "target": ("auto", "native", "stock", "graft"),
     "dtype": ("float64", "float32", "bfloat16", "float16"),
 }
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "keys"}

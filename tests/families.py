@@ -216,13 +216,20 @@ EXACT = tuple(name for name in FAMILIES if name not in REFUSED)
 
 def build(family: str, directory: Path, *, seed: int = 0, dtype: str = "float32") -> Any:
     """Build a tiny model with every parameter random, save it, and return it (eval, float32)."""
+    return build_spec(FAMILIES[family], directory, seed=seed, dtype=dtype)
+
+
+def build_spec(
+    spec: tuple[str, str, dict[str, Any]], directory: Path, *, seed: int = 0, dtype: str = "float32"
+) -> Any:
+    """The same for (model class, configuration class, configuration)."""
     import torch
     import transformers
 
     from normsurgery.anatomy.runtime import quiet
     from normsurgery.anatomy.twin import randomize
 
-    class_name, config_name, values = FAMILIES[family]
+    class_name, config_name, values = spec
     with quiet():
         config = getattr(transformers, config_name)(**values)
         model = getattr(transformers, class_name)(config).eval()

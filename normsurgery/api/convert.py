@@ -12,8 +12,10 @@ from typing import Any
 from normsurgery.anatomy.proof import Proof
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.document import peak_memory_bytes, source_document
-from normsurgery.api.rmsnorm import Operation, Request, Target, To, plan_operation
+from normsurgery.api.operation import Operation, Request, Target, To
+from normsurgery.api.rmsnorm import plan_operation
 from normsurgery.api.sizes import parse_size
+from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.checkpoint import (
     Checkpoint,
     FileRecord,
@@ -87,7 +89,10 @@ def convert(
 
     The surgery is found and proved on a tiny twin in float64, applied to the real files one tensor
     at a time, and verified on the saved files before they move to `output`.
-    part: a module such as "vision_model"; only the streams in it are converted.
+    target: "native" is another class of transformers that has RMSNorm (OLMo becomes Llama), "stock"
+    the source's own with a modeling file beside it, "graft" the modeling file alone; "auto" is
+    native where that costs nothing, else stock. part: a module such as "vision_model"; only the
+    streams in it are converted.
     Source: arXiv 2305.14858.
     Raises UnsupportedModelError with the reason where the mean of a stream cannot be removed,
     VerificationError where a proof or the verification fails; other SurgeryErrors as they say.
@@ -119,19 +124,19 @@ def convert(
 def _document(
     checkpoint: Checkpoint, operation: Operation, receipts: Sequence[Receipt], proof: Proof
 ) -> dict[str, Any]:
-    architecture = operation.examination.model_class.__name__
     return {
         "command": "convert",
         "version": VERSION,
-        "source": source_document(checkpoint, architecture),
+        "source": source_document(checkpoint, operation.examination.model_class.__name__),
         "output": None,
         "target": {
             "form": operation.form,
-            "architecture": architecture,
-            "auto_class": operation.graft.auto_class,
-            "auto_classes": list(operation.graft.classes),
-            "engines": ["transformers"],
+            "architecture": operation.architecture,
+            "auto_class": operation.auto_class,
+            "auto_classes": list(operation.classes),
+            "engines": list(operation.engines),
             "why": operation.why,
+            "alternatives": list(operation.alternatives),
         },
         "receipts": [receipt.to_dict() for receipt in receipts],
         "proof": proof.to_dict(),
@@ -219,6 +224,7 @@ def _verification(
         dtype=writing.dtype,
         contract="exact",
         outputs=operation.guaranteed_outputs,
+        max_length=_longest(operation),
     )
     source = ModelSource(
         checkpoint.directory, operation.examination.model_class, allow_pickle=writing.allow_pickle
@@ -230,6 +236,12 @@ def _verification(
         found[form] = judge(reference, candidate, progress=writing.progress).to_dict()
     verdict = "pass" if all(one["verdict"] == "pass" for one in found.values()) else "fail"
     return {"verdict": verdict, "contract": "exact", **found}
+
+
+def _longest(operation: Operation) -> int:
+    """Tokens a row: two different classes may part late, so native outputs get longer inputs."""
+    usual = 512 if operation.form == "native" else MAX_LENGTH
+    return min(usual, operation.context or usual)
 
 
 def _fail(staging: Staging, verification: Mapping[str, Any], writing: _Writing) -> None:

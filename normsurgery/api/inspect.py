@@ -17,7 +17,10 @@ from normsurgery.api.document import (
     peak_memory_bytes,
     source_document,
 )
+from normsurgery.api.native import best_native, why_native
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
+from normsurgery.errors import UnsupportedModelError
+from normsurgery.native.plan import native_plans
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.bake_embedding_norm import bakeable
 from normsurgery.surgery.crmsnorm import why_not_crmsnorm
@@ -46,6 +49,8 @@ def inspect(
 ) -> InspectResult:
     """Read a checkpoint's anatomy; only headers are read, unless `health` asks for the values.
 
+    (For a native target, the last norm's bias too, and what the configuration clips.)
+
     model: Hub id (with @revision) or directory. health: count NaN and Inf, find all-zero tensors.
     Raises SurgeryError: see the exit codes of its subclasses.
     """
@@ -64,7 +69,7 @@ def inspect(
         "readers": _readers(anatomy),
         "carried": dict(examination.names.carried),
         "health": _health(checkpoint, progress or Silent()) if health else None,
-        "surgeries": surgeries(examination),
+        "surgeries": surgeries(checkpoint, examination),
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -94,7 +99,7 @@ def _readers(anatomy: Anatomy) -> list[dict[str, Any]]:
     ]
 
 
-def surgeries(examination: Examination) -> list[dict[str, Any]]:
+def surgeries(checkpoint: Checkpoint, examination: Examination) -> list[dict[str, Any]]:
     """Every surgery that this version offers: whether it applies, to what, and why not."""
     anatomy = examination.anatomy
     reason = anatomy.why_not()
@@ -117,7 +122,26 @@ def surgeries(examination: Examination) -> list[dict[str, Any]]:
                 "reason": why or _remark(examination, name),
             }
         )
+    rows.insert(1, _native(checkpoint, examination))
     return rows
+
+
+def _native(checkpoint: Checkpoint, examination: Examination) -> dict[str, Any]:
+    """The native target with what it costs, or the reasons why there is none."""
+    reason = examination.anatomy.why_not()
+    plan = None
+    if reason is None:
+        try:
+            plan = best_native(native_plans(checkpoint, examination), examination)
+        except UnsupportedModelError as error:
+            reason = error.message
+    return {
+        "name": "convert --to rmsnorm --target native",
+        "applies": plan is not None,
+        "contract": "exact",
+        "target": plan.architecture if plan else "native",
+        "reason": why_native(plan) if plan else reason,
+    }
 
 
 def _why_not_fold(examination: Examination) -> str | None:

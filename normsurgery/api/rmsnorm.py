@@ -2,123 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import NormSite
-from normsurgery.anatomy.names import tied_names
-from normsurgery.anatomy.proof import Proof, prove
-from normsurgery.anatomy.twin import build_twin
+from normsurgery.api.native import choose_native
+from normsurgery.api.operation import Operation, Request, Step, general_notes
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.attach import Graft, make_graft
 from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan
 from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeable
-from normsurgery.surgery.cast import cast, stored_dtype, widens
+from normsurgery.surgery.cast import cast, widens
 from normsurgery.surgery.centre import centre_writers
 from normsurgery.surgery.crmsnorm import drop_channel, why_not_crmsnorm
 from normsurgery.surgery.fold_hyperplane import fold_hyperplanes
 from normsurgery.surgery.fold_norm import fold_affine, stream_sites, why_not_foldable
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.surgery.untie import untie
-
-To = Literal["rmsnorm", "crmsnorm"]
-Target = Literal["auto", "stock", "graft"]
-Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for. dtype: as the option spells it, None to keep the source's.
-
-    part: the module whose streams are converted, None for all of the model.
-    """
-
-    to: To = "rmsnorm"
-    target: Target = "auto"
-    fold_affine: bool = False
-    untie: bool = False
-    dtype: str | None = None
-    part: str | None = None
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A surgery ready to be applied to the twin's files and to the real ones alike.
-
-    examination: of the source. steps: surgeries in order. cast: to the storage dtype asked for, if
-    one was; before the steps where it widens (cast_first), else after them. forms: the ways in
-    which the result opens, by name. centred: tensors of the result that must have zero mean, with
-    the axis.
-    """
-
-    examination: Examination
-    steps: tuple[Step, ...]
-    cast: Step | None
-    cast_first: bool
-    graft: Graft
-    form: str
-    why: str
-    forms: dict[str, Callable[[Path], type]]
-    centred: dict[str, int]
-    notes: tuple[str, ...]
-
-    @property
-    def guaranteed_outputs(self) -> tuple[str, ...]:
-        """Outputs of the top level that keep their values."""
-        anatomy = self.examination.anatomy
-        return tuple(name for name in anatomy.outputs if name not in anatomy.exposed)
-
-    def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
-        """The result and a receipt for each step."""
-        casts = [self.cast] if self.cast else []
-        steps = [*casts, *self.steps] if self.cast_first else [*self.steps, *casts]
-        return self._apply(source, steps)
-
-    def prove(self) -> Proof:
-        """Prove the operation on the twin, which stays in float64 (see `anatomy.proof`)."""
-        return prove(
-            self.examination,
-            lambda twin: self._apply(twin, self.steps)[0],
-            self.forms,
-            centred=self.centred,
-            exclusive=self.form == "graft",
-        )
-
-    def _apply(self, source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:
-        receipts = []
-        for step in steps:
-            source, receipt = step(source)
-            receipts.append(receipt)
-        return self.graft.attach(source), receipts
+from normsurgery.surgery.untie import separate_head
 
 
 def plan_operation(
     checkpoint: Checkpoint, request: Request, *, trust_remote_code: bool = False
 ) -> Operation:
-    """Choose the steps for a checkpoint.
+    """Choose the target and the steps for a checkpoint.
 
     Raises UnsupportedModelError with the reason where the surgery does not apply.
     """
     whole = examine(checkpoint, trust_remote_code=trust_remote_code)
     examination = _restricted(whole, request.part)
     _check_request(request, examination, whole)
+    native = choose_native(checkpoint, examination, request)
+    operation = native.operation
+    if operation is None:
+        operation = _stock_operation(checkpoint, examination, request, trust_remote_code)
+        if native.why_not:
+            why = f"{operation.why}; no native target comes free ({native.why_not})"
+            operation = replace(operation, why=why)
+    return replace(operation, alternatives=native.alternatives)
+
+
+def _stock_operation(
+    checkpoint: Checkpoint, examination: Examination, request: Request, trust_remote_code: bool
+) -> Operation:
+    """The source's own class and a modeling file beside it, or the modeling file alone."""
     exclusive = request.target == "graft" or request.to == "crmsnorm"
     baked = bakeable(examination.anatomy) if exclusive else []
     shared = [w for s in examination.anatomy.convertible() for w in s.writers if w.shared]
     tied_table = bool(shared) or any(_is_tied(site, examination) for site in baked)
     loose = tied_table and (request.untie or request.to == "crmsnorm" or bool(baked))
-    after, steps = (
-        _untied(checkpoint, examination, trust_remote_code) if loose else (examination, [])
-    )
+    after, steps = examination, list[Step]()
+    if loose:
+        after, step = separate_head(checkpoint, examination, trust_remote_code=trust_remote_code)
+        steps.append(step)
     after = _restricted(after, request.part)
     plan, main = _main_steps(after, request, baked)
     steps += main
-    dtype = stored_dtype(request.dtype) if request.dtype else None
+    dtype = request.stored_dtype
     renames = _in_memory_names(after) if exclusive else {}
     if renames:
         steps.append(partial(_renamed, names=renames))
@@ -131,7 +74,8 @@ def plan_operation(
         forms = {"stock": lambda _: examination.model_class, **forms}
     return Operation(
         examination, tuple(steps), partial(cast, dtype=dtype) if dtype else None,
-        bool(dtype and widens(checkpoint, dtype)), graft, "graft" if exclusive else "stock",
+        bool(dtype and widens(checkpoint, dtype)), graft,
+        examination.model_class.__name__, graft.classes, "graft" if exclusive else "stock",
         _why(request, baked, exclusive), forms, _centred_names(after, request, exclusive),
         _notes(checkpoint, after, graft, loose),
     )  # fmt: skip
@@ -152,10 +96,15 @@ def _restricted(examination: Examination, part: str | None) -> Examination:
 
 
 def _check_request(request: Request, examination: Examination, whole: Examination) -> None:
-    if request.to == "crmsnorm" and request.target == "stock":
+    if request.to == "crmsnorm" and request.target in ("stock", "native"):
         raise UsageError(
             "CRMSNorm is one channel narrower than any stock class",
             "--to crmsnorm --target graft, or --to rmsnorm",
+        )
+    if request.target == "native" and (request.fold_affine or request.untie or request.part):
+        raise UsageError(
+            "a native target folds and unties what its class needs, in the whole model",
+            "leave --fold-affine, --untie and --part out",
         )
     reason = examination.anatomy.why_not()
     if reason:
@@ -168,22 +117,6 @@ def _check_request(request: Request, examination: Examination, whole: Examinatio
 
 def _is_tied(site: NormSite, examination: Examination) -> bool:
     return site.table in examination.anatomy.tied
-
-
-def _untied(
-    checkpoint: Checkpoint, examination: Examination, trust_remote_code: bool
-) -> tuple[Examination, list[Step]]:
-    """The examination of the untied checkpoint, and the step that unties."""
-    config = examination.config
-    tied, config.tie_word_embeddings = config.tie_word_embeddings, False
-    untied = tied_names(build_twin(examination.model_class, config).model)
-    config.tie_word_embeddings = tied
-
-    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
-        return untie(source, examination.names, untied)
-
-    loose, _ = step(checkpoint)
-    return examine(loose, trust_remote_code=trust_remote_code, tie=False), [step]
 
 
 def _main_steps(
@@ -281,12 +214,5 @@ def _notes(
     if loose:
         notes.append("untied: the head has a table of its own now")
     notes += [f"{name} stays a LayerNorm: {reason}" for name, reason in anatomy.left.items()]
-    if anatomy.exposed:
-        notes.append(f"not guaranteed: {', '.join(anatomy.exposed)} shows the stream's mean")
     notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
-    if checkpoint.left_out:
-        files = ", ".join(checkpoint.left_out)
-        notes.append(
-            f"not carried over, as they hold the source's weights in another form: {files}"
-        )
-    return tuple(dict.fromkeys(notes))
+    return tuple(dict.fromkeys([*notes, *general_notes(checkpoint, examination)]))

@@ -109,6 +109,13 @@ class Checkpoint(Mapping[str, LazyTensor]):
         shards = {**self.shards, **dict.fromkeys(new, self.shards[beside])}
         return replace(self, tensors=tensors, shards=shards)
 
+    def replaced(self, new: Mapping[str, tuple[LazyTensor, str]]) -> Checkpoint:
+        """With other tensors altogether: name → (tensor, the tensor here whose file it goes to)."""
+        self._require([beside for _, beside in new.values()])
+        tensors = {name: tensor.named(name) for name, (tensor, _) in new.items()}
+        shards = {name: self.shards[beside] for name, (_, beside) in new.items()}
+        return replace(self, tensors=tensors, shards=shards)
+
     def with_config(self, config: Mapping[str, Any]) -> Checkpoint:
         """With another config.json."""
         return replace(self, config=copy.deepcopy(dict(config)))

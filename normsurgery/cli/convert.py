@@ -35,12 +35,14 @@ def convert(
 
     The result computes what the source computes. By default it opens in the source's own class,
     and with trust_remote_code=True as a model without LayerNorm on the stream: one checkpoint,
-    two ways in, the same logits.
+    two ways in, the same logits. Where a class of transformers that has RMSNorm holds the model
+    at no cost, it becomes a model of that class (--target native asks for one at any cost).
 
     \b
     Examples:
       normsurgery convert openai-community/gpt2 -o gpt2-rms
       normsurgery convert ./my-model -o ./out --dry-run
+      normsurgery convert allenai/OLMo-1B-hf -o olmo-llama --target native
       normsurgery convert ./my-model -o ./out --fold-affine --dtype bfloat16 --json
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)

@@ -9,7 +9,7 @@ import typer
 
 DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
-TargetName: TypeAlias = Literal["auto", "stock", "graft"]
+TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 
 Model = Annotated[
@@ -39,7 +39,11 @@ Output = Annotated[
 To = Annotated[ToName, typer.Option(help="The norm that LayerNorm becomes.")]
 Target = Annotated[
     TargetName,
-    typer.Option(help="What the result loads in; auto chooses and says why."),
+    typer.Option(
+        help="What the result loads in: native is another class of transformers that has RMSNorm "
+        "(OLMo becomes Llama), stock the source's own, graft a modeling file beside the weights; "
+        "auto chooses and says why."
+    ),
 ]
 FoldAffine = Annotated[
     bool, typer.Option("--fold-affine", help="Fold γ and β into the linears that read the norm.")

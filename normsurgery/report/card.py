@@ -30,6 +30,12 @@ CENTRED = (
     "Intermediate values (`output_hidden_states`, hooks on blocks) are the source's less their "
     "mean; the model's outputs are what is kept.",
 )
+NATIVE = (
+    "Later fine-tuning trains an RMSNorm model: the stream's mean need not stay zero, and the way "
+    "back to the source's class is closed.",
+    "Dropout that the source's class has and this one has not is gone.",
+    CENTRED[-1],
+)
 WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
 # The Hub knows adapter, merge, quantized and finetune. Full weights in the source's precision,
 # derived from one base: "finetune" is the only one whose listings fit, although nothing was
@@ -95,7 +101,19 @@ def _what(document: Mapping[str, Any]) -> str:
     else:
         name = f"a local `{source['architecture']}` checkpoint"
     made = f"Made from {name} by normsurgery {document['version']}."
-    return f"{made} Target: **{target['form']}**: {_cell(target['why'])}."
+    said = f"{made} Target: **{target['form']}**: {_cell(target['why'])}."
+    return f"{said} {_engines(target)}" if target["form"] == "native" else said
+
+
+def _engines(target: Mapping[str, Any]) -> str:
+    """What the configuration suits; only transformers has run it."""
+    others = [engine for engine in target["engines"] if engine != "transformers"]
+    if not others:
+        return "Engines expected to run it beside transformers: none is known."
+    return (
+        f"Engines expected to run it, from its configuration alone and not tested: "
+        f"{', '.join(others)}."
+    )
 
 
 def _receipt_rows(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -134,8 +152,12 @@ def _verification(verification: Mapping[str, Any]) -> str:
 
 
 def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
-    centred = any(receipt["surgery"] == "centre" for receipt in document["receipts"])
-    return list(dict.fromkeys([*(CENTRED if centred else ()), *notes])) or ["Nothing is known."]
+    said: Sequence[str] = ()
+    if document["target"]["form"] == "native":
+        said = NATIVE
+    elif any(receipt["surgery"] == "centre" for receipt in document["receipts"]):
+        said = CENTRED
+    return list(dict.fromkeys([*said, *notes])) or ["Nothing is known."]
 
 
 def _row(cells: Sequence[str]) -> str:

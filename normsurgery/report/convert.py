@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -32,6 +32,8 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
             ]
         ),
     ]
+    if target.get("alternatives"):
+        parts += section("Alternatives", _alternatives(target["alternatives"]))
     parts += section("Steps", _steps(document["receipts"]))
     if document.get("proof"):
         parts += section("Proof on a tiny random twin", _proof(document["proof"]))
@@ -54,8 +56,40 @@ def _described(source: Mapping[str, Any]) -> str:
 
 def _target(target: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "target", f"{target['form']}: {target['why']}"
-    if target.get("engines"):
-        yield "runs in", ", ".join(target["engines"])
+    if target["form"] == "native":
+        yield "class", target["architecture"]
+    engines = target.get("engines") or ()
+    if "transformers" in engines:
+        yield "runs in", "transformers"
+    others = [engine for engine in engines if engine != "transformers"]
+    if others:
+        yield "expected in", f"{', '.join(others)} (by its configuration, not tested)"
+
+
+def _alternatives(alternatives: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """What else could have been chosen, what it costs, and why it was not."""
+    rows = []
+    for one in alternatives:
+        size = one["bytes"]
+        rows.append(
+            [
+                f"{one['form']}: {one['architecture']}",
+                "" if size is None else f"{one['parameters_added']:+,}",
+                "" if size is None else file_size(size),
+                _context(one["context"]),
+                ", ".join(one["engines"]),
+                one["why_not"],
+            ]
+        )
+    columns = ["target", "parameters", "bytes", "context", "expected in", "why not"]
+    return plain_table(columns, rows, right=(1, 2))
+
+
+def _context(context: Sequence[int | None] | None) -> str:
+    before, after = context or (None, None)
+    if before is None:
+        return ""
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
 def _norms(receipts: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:

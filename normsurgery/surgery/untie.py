@@ -7,10 +7,33 @@ Refuses: a class that ties whatever the configuration says.
 
 from __future__ import annotations
 
-from normsurgery.anatomy.names import NameMap
+from collections.abc import Callable
+
+from normsurgery.anatomy.examine import Examination, examine
+from normsurgery.anatomy.names import NameMap, tied_names
+from normsurgery.anatomy.twin import build_twin
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.surgery.receipt import Receipt, receipt_of
+
+
+def separate_head(
+    checkpoint: Checkpoint, examination: Examination, *, trust_remote_code: bool = False
+) -> tuple[Examination, Callable[[Checkpoint], tuple[Checkpoint, Receipt]]]:
+    """The examination of the untied checkpoint, and the step that unties.
+
+    Raises UnsupportedModelError as `untie` does.
+    """
+    config = examination.config
+    tied, config.tie_word_embeddings = config.tie_word_embeddings, False
+    untied = tied_names(build_twin(examination.model_class, config).model)
+    config.tie_word_embeddings = tied
+
+    def step(source: Checkpoint) -> tuple[Checkpoint, Receipt]:
+        return untie(source, examination.names, untied)
+
+    loose, _ = step(checkpoint)
+    return examine(loose, trust_remote_code=trust_remote_code, tie=False), step
 
 
 def untie(source: Checkpoint, tied: NameMap, untied: dict[str, str]) -> tuple[Checkpoint, Receipt]:

@@ -10,14 +10,16 @@ import torch
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.probe import probe
 from normsurgery.anatomy.proof import EXACT_BOUND
-from normsurgery.api.rmsnorm import Request, plan_operation
+from normsurgery.api.operation import Request
+from normsurgery.api.rmsnorm import plan_operation
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.errors import UnsupportedModelError, VerificationError
 from tests.families import EXACT
 
 
 def _operation(directory, **request):
-    return plan_operation(open_checkpoint(directory), Request(**request))
+    stock = {} if request.get("to") == "crmsnorm" else {"target": "stock"}
+    return plan_operation(open_checkpoint(directory), Request(**stock | request))
 
 
 def _with_step(operation, step):

@@ -98,7 +98,7 @@ def test_python_m_is_the_same_program():
         ("normsurgery con", {"convert"}),
         ("normsurgery ", set(COMMANDS)),
         ("normsurgery convert --fold", {"--fold-affine"}),
-        ("normsurgery convert x --target ", {"auto", "stock", "graft"}),
+        ("normsurgery convert x --target ", {"auto", "native", "stock", "graft"}),
         ("normsurgery verify --against", {"--against-float64"}),
     ],
 )

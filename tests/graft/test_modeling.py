@@ -29,7 +29,8 @@ def converted(tiny, tmp_path_factory):
         key = (family, *sorted(options.items()))
         if key not in made:
             made[key] = tmp_path_factory.mktemp("converted") / family
-            normsurgery.convert(tiny(family), made[key], verify=False, **options)
+            stock = {} if "to" in options else {"target": "stock"}
+            normsurgery.convert(tiny(family), made[key], verify=False, **stock | options)
         return made[key]
 
     return make

@@ -111,10 +111,11 @@ def _saved_sample(family: str, model_class: Any, directory: Path) -> Any:
 
 
 def _converted(row: Row, sample: Any, after: Path, part: str | None) -> Row:
-    from normsurgery.api.rmsnorm import Request, plan_operation
+    from normsurgery.api.operation import Request
+    from normsurgery.api.rmsnorm import plan_operation
 
     checkpoint = open_checkpoint(after.parent / "source")
-    operation = plan_operation(checkpoint, Request(part=part))
+    operation = plan_operation(checkpoint, Request(target="stock", part=part))
     proof = operation.prove()
     result, _ = operation.operate(checkpoint)
     after.mkdir()

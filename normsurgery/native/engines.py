@@ -1,0 +1,26 @@
+"""Which engines a native output is expected to suit, from facts in its configuration alone.
+
+Read in the engines' own sources: vLLM's Llama computes silu only and its Arcee relu² only, and
+its loaders skip the biases that they do not know without a word; llama.cpp's Llama and Arcee have
+silu and relu² too, optional biases, and no LongRoPE table in Llama's converter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ACTIVATION = {"llama": "silu", "arcee": "relu2", "mixtral": "silu"}
+
+
+def expected_engines(config: Any) -> list[str]:
+    """transformers, and the engines whose class of this type computes this configuration."""
+    engines = ["transformers"]
+    if config.hidden_act != _ACTIVATION.get(config.model_type):
+        return engines
+    biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope != "default":
+        return engines
+    if not biased:
+        return [*engines, "vllm", "llama.cpp"]
+    return [*engines, "vllm"] if config.model_type == "llama" else engines
