@@ -1,8 +1,9 @@
-"""A Llama checkpoint as a GGUF file in float32, the format that llama.cpp reads.
+"""A Llama or Arcee checkpoint as a GGUF file in float32, the format that llama.cpp reads.
 
-Only what a native output can be: LlamaForCausalLM with a byte-level BPE tokenizer. The names and
-the layout of the values are those of llama.cpp's architecture "llama" (GGUF specification,
-github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+Only what a native output can be, with a byte-level BPE tokenizer. The names and the layout of the
+values are those of llama.cpp's architectures "llama" and "arcee" (GGUF specification,
+github.com/ggml-org/ggml/blob/master/docs/gguf.md). Unlike llama.cpp's own converter it keeps a
+LongRoPE table.
 Raises UsageError for a checkpoint that the file could not express.
 """
 
@@ -18,7 +19,8 @@ from safetensors import safe_open
 from normsurgery.errors import UsageError
 from normsurgery.verify.sources import read_config, weight_files
 
-_ARCHITECTURE = "llama"
+_ARCHITECTURES = {"LlamaForCausalLM": "llama", "ArceeForCausalLM": "arcee"}
+_ACTIVATIONS = {"llama": "silu", "arcee": "relu2"}  # llama.cpp reads no other from the file
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # GGUF's token types
 _PARTS = {
     "input_layernorm": "attn_norm",
@@ -39,8 +41,7 @@ def write_gguf(directory: Path, path: Path) -> None:
     import gguf
 
     config = read_config(directory)
-    _check(config)
-    writer = gguf.GGUFWriter(path, _ARCHITECTURE)
+    writer = gguf.GGUFWriter(path, _architecture(config))
     try:
         _add_shape(writer, config)
         _add_tokenizer(writer, directory, config)
@@ -53,11 +54,19 @@ def write_gguf(directory: Path, path: Path) -> None:
         writer.close()
 
 
-def _check(config: dict[str, Any]) -> None:
-    if config.get("architectures") != ["LlamaForCausalLM"]:
-        raise UsageError(f"not a Llama: {config.get('architectures')}", "convert --target native")
-    if config.get("hidden_act", "silu") != "silu":
-        raise UsageError(f"llama.cpp's Llama has silu only, not {config['hidden_act']}")
+def _architecture(config: dict[str, Any]) -> str:
+    """llama.cpp's name for this configuration; UsageError where it would compute another model."""
+    named = (config.get("architectures") or [""])[0]
+    if named not in _ARCHITECTURES:
+        raise UsageError(f"neither a Llama nor an Arcee: {named}", "convert --target native")
+    architecture = _ARCHITECTURES[named]
+    activation = config.get("hidden_act", _ACTIVATIONS[architecture])
+    if activation != _ACTIVATIONS[architecture]:
+        raise UsageError(f"llama.cpp's {architecture} has no activation {activation!r}")
+    biased = config.get("attention_bias") or config.get("mlp_bias")
+    if architecture == "arcee" and biased:
+        raise UsageError("llama.cpp's arcee has no biases")
+    return architecture
 
 
 def _head_size(config: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Greedy text and log-probabilities of a Llama checkpoint, by llama.cpp and by transformers.
+"""Greedy text and token losses of a Llama or Arcee checkpoint, by llama.cpp and by transformers.
 
 llama.cpp comes in the wheel of `xllamacpp`, the file is written with `gguf`
 (`pip install "normsurgery[engines]"`). Everything is float32: weights, cache and attention.
@@ -29,11 +29,15 @@ class LlamaCpp:
     """
 
     def __init__(self, directory: Path, *, context: int = 512) -> None:
-        self._scratch = tempfile.TemporaryDirectory()
-        file = Path(self._scratch.name, "model.gguf")
-        write_gguf(directory, file)
         self._directory = directory
-        self._server = _serve(file, context)
+        self._scratch = tempfile.TemporaryDirectory()
+        try:
+            file = Path(self._scratch.name, "model.gguf")
+            write_gguf(directory, file)
+            self._server = _serve(file, context)
+        except BaseException:
+            self._scratch.cleanup()
+            raise
 
     def __enter__(self) -> LlamaCpp:
         return self
@@ -113,7 +117,7 @@ def greedy(directory: Path, prompt_ids: Sequence[int], tokens: int) -> list[int]
 
 
 class Transformers:
-    """The same questions to transformers, in float32."""
+    """The same questions to transformers, in float32, about any causal language model."""
 
     def __init__(self, directory: Path) -> None:
         from transformers import AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""A Llama that this project writes is a Llama to llama.cpp: the same greedy tokens and losses."""
+"""llama.cpp computes the Llamas and Arcees that are native targets: the same tokens and losses."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ FORMS: dict[str, dict[str, Any]] = {
     "tied head": {"tie_word_embeddings": True},
     "biases": {"attention_bias": True, "mlp_bias": True},
     "partial rotary": {"rope_parameters": PARTIAL},
+    "Arcee": {"arcee": True},
+    "Arcee, partial rotary": {"arcee": True, "rope_parameters": PARTIAL},
 }
 
 
@@ -93,7 +95,9 @@ def test_every_tensor_is_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"hidden_act": "relu2"}, "silu"),
+        ({"hidden_act": "relu2"}, "relu2"),
+        ({"arcee": True, "hidden_act": "silu"}, "silu"),
+        ({"arcee": True, "mlp_bias": True}, "biases"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "linear"),
     ],
 )

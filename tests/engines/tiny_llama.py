@@ -1,4 +1,4 @@
-"""A small Llama with random weights, saved with a byte-level BPE tokenizer."""
+"""A small Llama or Arcee with random weights, saved with a byte-level BPE tokenizer."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import ArceeConfig, ArceeForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from normsurgery.anatomy.runtime import quiet
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "data" / "tiny-gpt2-6x96"
 
 
-def build_llama(directory: Path, *, seed: int = 0, **changes: Any) -> None:
-    """Save a Llama of 3 blocks in float32; wide logits, so that its choices are clear ones.
+def build_llama(directory: Path, *, arcee: bool = False, **changes: Any) -> None:
+    """Save a model of 3 blocks in float32; wide logits, so that its choices are clear ones.
 
-    changes: of the config, over grouped heads, an untied head and no biases.
+    arcee: relu² between two linears, no gate. changes: of the config, over grouped heads, an untied
+    head and no biases.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     options = {
         "vocab_size": 1024,
         "hidden_size": 64,
@@ -33,7 +34,11 @@ def build_llama(directory: Path, *, seed: int = 0, **changes: Any) -> None:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    model = LlamaForCausalLM(LlamaConfig(**(options | changes)))
+    model: Any
+    if arcee:
+        model = ArceeForCausalLM(ArceeConfig(**(options | changes)))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**(options | changes)))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
