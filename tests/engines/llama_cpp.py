@@ -21,6 +21,8 @@ from normsurgery.anatomy.runtime import quiet
 from normsurgery.verify.sources import read_config
 from tests.engines.gguf_file import write_gguf
 
+TIMEOUT_SECONDS = 300.0
+
 
 class LlamaCpp:
     """A checkpoint opened in llama.cpp, in one thread; a context manager.
@@ -35,6 +37,8 @@ class LlamaCpp:
             file = Path(self._scratch.name, "model.gguf")
             write_gguf(directory, file)
             self._server = _serve(file, context)
+            # Closed before its queue runs, the server waits for ever; an answer says that it runs.
+            self._complete([0], 1)
         except BaseException:
             self._scratch.cleanup()
             raise
@@ -88,8 +92,8 @@ class LlamaCpp:
 
     def _ask(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         """llama.cpp's own HTTP interface on the loopback: the binding's functions hide the ids."""
-        body = json.dumps(request).encode()
-        with urllib.request.urlopen(self._server.listening_address + path, body) as response:
+        url, body = self._server.listening_address + path, json.dumps(request).encode()
+        with urllib.request.urlopen(url, body, timeout=TIMEOUT_SECONDS) as response:
             answer: dict[str, Any] = json.load(response)
         return answer
 
