@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := normsurgery tests benchmarks
 
-.PHONY: demo test test-gpu bench lint fix check clean
+.PHONY: demo test test-gpu bench census lint fix check clean
 
 demo: $(STAMP) ## convert the GPT-2 that the project ships, and show the report
 	$(BIN)/normsurgery convert tests/data/tiny-gpt2-6x96 -o demo-out --overwrite
@@ -21,6 +21,9 @@ test-gpu: $(STAMP) ## only the tests that need CUDA
 
 bench: $(STAMP) ## the figures of the README's performance section
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+census: $(STAMP) ## every family of transformers: what converts, with which error, and why not the rest
+	$(BIN)/python -m normsurgery.anatomy.census --csv census.csv
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)
@@ -38,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 		$$(grep '^torch==' constraints.txt)
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,engines]'
 	touch $(STAMP)
 
 clean:
