@@ -131,12 +131,18 @@ class _Maker:
         cube = many.view(self.batch, books, length)
         return [many, cube, cube.transpose(1, 2).contiguous(), ids]
 
+    def boxes(self) -> list[Tensor]:
+        """A box [left, top, right, bottom] a token, or its four corners."""
+        ids = self.tokens()[0]
+        corners = torch.tensor([1, 2, 3, 4]).expand(*ids.shape, 4)
+        return [corners, torch.cat([corners, corners], dim=-1) / 10]
+
     def _ids(self, rows: int, length: int) -> Tensor:
         special = {
             value for key, value in self.text.to_dict().items()
             if key.endswith("token_id") and isinstance(value, int)
         }  # fmt: skip
-        size = getattr(self.text, "vocab_size", None) or self.setting("vocab_size")
+        size = getattr(self.text, "vocab_size", None) or self.setting("vocab_size", default=160)
         allowed = torch.tensor([i for i in range(min(size, 4096)) if i not in special] or [0])
         return allowed[torch.randint(len(allowed), (rows, length), generator=self.generator)]
 
@@ -245,6 +251,7 @@ def _steps(*keys: str) -> Callable[[_Maker], list[Tensor]]:
 # Argument of forward → the layouts that it may have.
 _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "input_ids": _Maker.tokens,
+    "bbox": _Maker.boxes,
     "input_features": _Maker.spectrograms,
     "input_values": _Maker.waves,
     "pixel_values": _Maker.pictures,

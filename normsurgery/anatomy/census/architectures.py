@@ -80,7 +80,19 @@ def _rank(name: str) -> int:
 
 # Families whose default configuration cannot be built, or is not the one that has pre-LN blocks.
 _STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}
+# The DETR families' default backbone is timm's, which transformers does not bring along.
+_RESNET = {
+    "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None,
+    "backbone_config": {
+        "model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 32, 48, 64],
+        "depths": [1, 1, 1, 1], "layer_type": "basic",
+        "out_features": ["stage2", "stage3", "stage4"],
+    },
+}  # fmt: skip
+_DETR = ("conditional_detr", "dab_detr", "deformable_detr", "detr", "table_transformer")
 _OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(_DETR, _RESNET),
+    "autoformer": {"prediction_length": 4, "context_length": 16},
     **{key: {"num_blocks": 1} for key in ("eomt", "eomt_dinov3", "videomt")},
     "cohere_compass": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
