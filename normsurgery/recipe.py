@@ -35,6 +35,7 @@ SURGERIES: dict[str, dict[str, tuple[type, ...]]] = {
         "target": (str,),
         "fold_affine": (bool,),
         "untie": (bool,),
+        "part": (str,),
         "dtype": (str,),
         "max_shard_size": (str, int),
         "allow_nonfinite": (bool,),

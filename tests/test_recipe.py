@@ -41,7 +41,7 @@ def test_every_key_reaches_the_surgery(write, monkeypatch):
 source: gpt2
 steps:
   - {surgery: convert, to: rmsnorm, target: stock, fold_affine: true, untie: true,
-     dtype: bfloat16, max_shard_size: 2GB, allow_nonfinite: true}
+     part: transformer, dtype: bfloat16, max_shard_size: 2GB, allow_nonfinite: true}
 verify: {data: t.txt, keep_failed: true}
 output: out
 overwrite: true

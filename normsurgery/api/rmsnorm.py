@@ -62,6 +62,8 @@ def _stock_operation(
     plan, main = _main_steps(after, request, baked)
     steps += main
     dtype = request.stored_dtype
+    if exclusive:
+        _check_not_stacked(after)
     renames = _in_memory_names(after) if exclusive else {}
     if renames:
         steps.append(partial(_renamed, names=renames))
@@ -148,6 +150,18 @@ def _folded_sites(examination: Examination, request: Request) -> list[str]:
     return [
         s.name for s in sites if request.fold_affine and not why_not_foldable(s, examination.names)
     ]
+
+
+def _check_not_stacked(examination: Examination) -> None:
+    """Experts that lie apart on disk are stacked by rules that go by the stock model type."""
+    parts = examination.names.parts
+    stacked = next((name for name, part in parts.items() if part.index is not None), None)
+    if stacked:
+        raise UnsupportedModelError(
+            f"{stacked} is stacked with others when the stock model type is loaded, and a "
+            "checkpoint with a model type of its own is loaded without such rules",
+            "--target stock",
+        )
 
 
 def _in_memory_names(examination: Examination) -> dict[str, str]:

@@ -39,6 +39,14 @@ EXPECTED = {
     "esm": (2 * LAYERS + 1, 2 * LAYERS + 1),
     "whisper": (5 * LAYERS + 2, 5 * LAYERS + 3),
     "clip": (4 * LAYERS + 2, 4 * LAYERS + 2),
+    "mbart": (5 * LAYERS + 2, 5 * LAYERS),  # the embedding norms write, not the tables
+    "xglm": (2 * LAYERS + 1, 2 * LAYERS + 1),
+    "pegasus_x": (6 * LAYERS + 2, 5 * LAYERS + 2),  # tokens and global tokens, a norm for each
+    "modernbert": (2 * LAYERS, 2 * LAYERS),  # the first block has one norm
+    "phimoe": (2 * LAYERS + 1, 2 * LAYERS + 1),
+    "wav2vec2": (2 * LAYERS + 1, 2 * LAYERS),
+    "segformer": (4 * 5, 4 * 4),  # four stages of two blocks
+    "swinv2": (2 + 4 * 2, 2 + 4 * 2),  # patches, one merging, two norms in each of four blocks
 }
 
 REASONS = {

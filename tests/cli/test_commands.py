@@ -36,6 +36,7 @@ OPTIONS = [
     ("convert", "--target=graft", "target", "graft"),
     ("convert", "--fold-affine", "fold_affine", True),
     ("convert", "--untie", "untie", True),
+    ("convert", "--part=transformer", "part", "transformer"),
     ("convert", "--dtype=bfloat16", "dtype", "bfloat16"),
     ("convert", "--device=cuda:1", "device", "cuda:1"),
     ("convert", "--dry-run", "dry_run", True),

@@ -68,7 +68,8 @@ def test_padding_that_overflows_in_float64_gives_way(tiny):
     assert not any("not finite" in note for note in found.notes)
 
 
-def test_code_that_cannot_run_in_float64_is_held_to_float32(tmp_path):
+@pytest.mark.parametrize(("dtype", "truth"), [(None, "float64"), ("float64", "float32")])
+def test_code_that_fails_in_float64_is_helped_or_held_to_float32(tmp_path, dtype, truth):
     from transformers import XGLMConfig, XGLMForCausalLM
 
     torch.manual_seed(0)
@@ -79,11 +80,11 @@ def test_code_that_cannot_run_in_float64_is_held_to_float32(tmp_path):
     def edit(tensors):
         tensors["model.layers.0.fc1.weight"] *= 1.001
 
-    found = verified(tmp_path / "xglm", tmp_path / "xglm")
-    assert found.truth_dtype == "float32"
-    assert any("cannot run in float64" in note for note in found.notes)
+    found = verified(tmp_path / "xglm", tmp_path / "xglm", dtype=dtype)
+    assert found.truth_dtype == truth
+    assert any("cannot run in float64" in note for note in found.notes) is (truth == "float32")
     floor = found.outputs["logits"].floor
     assert floor is not None
     assert 0 < floor.rest.max < 1e-5
     damaged = edited(tmp_path / "xglm", tmp_path / "damaged", edit)
-    assert verified(tmp_path / "xglm", damaged).verdict == "fail"
+    assert verified(tmp_path / "xglm", damaged, dtype=dtype).verdict == "fail"
