@@ -1,8 +1,8 @@
 """Which engines a native output is expected to suit, from facts in its configuration alone.
 
 Read in the engines' own sources: vLLM's Llama computes silu only and its Arcee relu² only, and
-its loaders skip the biases that they do not know without a word; llama.cpp's Llama and Arcee have
-silu and relu² too, optional biases, and no LongRoPE table in Llama's converter.
+its loaders skip the biases that they do not know without a word. llama.cpp's Llama has silu and
+optional biases, its Arcee relu² and none; its converter drops Llama's LongRoPE table.
 """
 
 from __future__ import annotations
@@ -23,4 +23,4 @@ def expected_engines(config: Any) -> list[str]:
         return engines
     if not biased:
         return [*engines, "vllm", "llama.cpp"]
-    return [*engines, "vllm"] if config.model_type == "llama" else engines
+    return [*engines, "vllm", "llama.cpp"] if config.model_type == "llama" else engines
