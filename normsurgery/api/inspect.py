@@ -20,6 +20,7 @@ from normsurgery.api.document import (
 from normsurgery.api.native import best_native, why_native
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
 from normsurgery.errors import UnsupportedModelError
+from normsurgery.graft.plan import why_not_exclusive
 from normsurgery.native.plan import native_plans
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.bake_embedding_norm import bakeable
@@ -101,14 +102,18 @@ def _readers(anatomy: Anatomy) -> list[dict[str, Any]]:
 
 def surgeries(checkpoint: Checkpoint, examination: Examination) -> list[dict[str, Any]]:
     """Every surgery that this version offers: whether it applies, to what, and why not."""
-    anatomy = examination.anatomy
+    anatomy, names = examination.anatomy, examination.names
     reason = anatomy.why_not()
     checks: list[tuple[str, str, Callable[[], str | None]]] = [
         ("convert --to rmsnorm", "stock", lambda: None),
         ("convert --to rmsnorm --fold-affine", "stock", lambda: _why_not_fold(examination)),
-        ("convert --to rmsnorm --target graft", "graft", lambda: None),
+        ("convert --to rmsnorm --target graft", "graft", lambda: why_not_exclusive(names)),
         ("convert --to rmsnorm --untie", "stock", lambda: _why_not_untie(anatomy)),
-        ("convert --to crmsnorm", "graft", lambda: why_not_crmsnorm(anatomy, examination.names)),
+        (
+            "convert --to crmsnorm",
+            "graft",
+            lambda: why_not_exclusive(names) or why_not_crmsnorm(anatomy, names),
+        ),
     ]
     rows = []
     for name, target, check in checks:
@@ -123,7 +128,19 @@ def surgeries(checkpoint: Checkpoint, examination: Examination) -> list[dict[str
             }
         )
     rows.insert(1, _native(checkpoint, examination))
-    return rows
+    return rows + [_part(part, anatomy) for part in anatomy.convertible_parts() if reason]
+
+
+def _part(part: str, anatomy: Anatomy) -> dict[str, Any]:
+    """A tower that converts although the whole model does not."""
+    reading = sum(len(stream.sites) for stream in anatomy.only(part).convertible())
+    return {
+        "name": f"convert --to rmsnorm --part {part}",
+        "applies": True,
+        "contract": "exact",
+        "target": "stock",
+        "reason": f"{reading} LayerNorms read a residual stream there",
+    }
 
 
 def _native(checkpoint: Checkpoint, examination: Examination) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from normsurgery.api.operation import Operation, Request, Step, general_notes
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.attach import Graft, make_graft
-from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan
+from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan, why_not_exclusive
 from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeable
 from normsurgery.surgery.cast import cast, widens
 from normsurgery.surgery.centre import centre_writers
@@ -62,8 +62,9 @@ def _stock_operation(
     plan, main = _main_steps(after, request, baked)
     steps += main
     dtype = request.stored_dtype
-    if exclusive:
-        _check_not_stacked(after)
+    reason = why_not_exclusive(after.names) if exclusive else None
+    if reason:
+        raise UnsupportedModelError(reason, "--to rmsnorm --target stock")
     renames = _in_memory_names(after) if exclusive else {}
     if renames:
         steps.append(partial(_renamed, names=renames))
@@ -150,18 +151,6 @@ def _folded_sites(examination: Examination, request: Request) -> list[str]:
     return [
         s.name for s in sites if request.fold_affine and not why_not_foldable(s, examination.names)
     ]
-
-
-def _check_not_stacked(examination: Examination) -> None:
-    """Experts that lie apart on disk are stacked by rules that go by the stock model type."""
-    parts = examination.names.parts
-    stacked = next((name for name, part in parts.items() if part.index is not None), None)
-    if stacked:
-        raise UnsupportedModelError(
-            f"{stacked} is stacked with others when the stock model type is loaded, and a "
-            "checkpoint with a model type of its own is loaded without such rules",
-            "--target stock",
-        )
 
 
 def _in_memory_names(examination: Examination) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from normsurgery.anatomy.model import Anatomy, NormSite
+from normsurgery.anatomy.names import NameMap
 from normsurgery.surgery.crmsnorm import bias_of
 from normsurgery.surgery.fold_norm import stream_sites
 
@@ -31,6 +32,17 @@ class GraftPlan:
     @property
     def name(self) -> str:
         return "crmsnorm" if self.narrowed else "rmsnorm"
+
+
+def why_not_exclusive(names: NameMap) -> str | None:
+    """Why the checkpoint cannot get a model type of its own, or None."""
+    stacked = next((name for name, part in names.parts.items() if part.index is not None), None)
+    if stacked is None:
+        return None
+    return (
+        f"{stacked} is stacked with others when the stock model type is loaded, and a checkpoint "
+        "with a model type of its own is loaded without such rules"
+    )
 
 
 def rmsnorm_plan(

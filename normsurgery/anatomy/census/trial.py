@@ -24,7 +24,7 @@ from normsurgery.errors import SurgeryError, UnsupportedModelError
 PROVED, PART, REFUSED, NO_NORM, UNTRIED, FAILED, WRONG = (
     "proved", "part", "refused", "no LayerNorm", "not built", "failed", "WRONG",
 )  # fmt: skip
-_TRIES = 10
+_TRIES = 6
 
 
 @dataclass(frozen=True)
