@@ -122,7 +122,8 @@ class _Maker:
 
     def tokens(self) -> list[Tensor]:
         limits = [getattr(self.text, key, None) for key in _TEXT_LIMITS]
-        length = min([self.length, *(n for n in limits if isinstance(n, int) and n > 0)])
+        first = self._first_position()
+        length = min([self.length, *(n - first for n in limits if isinstance(n, int) and n > 0)])
         ids = self._ids(self.batch, length)
         books = getattr(self.text, "num_codebooks", None)
         if not books:
@@ -130,6 +131,11 @@ class _Maker:
         many = self._ids(self.batch * books, length)
         cube = many.view(self.batch, books, length)
         return [many, cube, cube.transpose(1, 2).contiguous(), ids]
+
+    def _first_position(self) -> int:
+        """The first token's position: RoBERTa and its kin begin after the pad id."""
+        counted = (hasattr(m, "create_position_ids_from_input_ids") for m in self.model.modules())
+        return (getattr(self.text, "pad_token_id", None) or 0) + 1 if any(counted) else 0
 
     def boxes(self) -> list[Tensor]:
         """A box [left, top, right, bottom] a token, or its four corners."""

@@ -140,6 +140,9 @@ class _Host:
     def parameters(self) -> Iterator[Tensor]:
         yield torch.empty(0)
 
+    def modules(self) -> Iterator[Any]:
+        yield from self._model.modules()
+
     def _image_features(self, pictures: Tensor, **grid: Tensor) -> Any:
         model: Any = self._model
         tower: Any = self._tower
