@@ -23,7 +23,7 @@ from normsurgery.anatomy.census.trial import FAILED, Row, try_family
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(prog="python -m normsurgery.anatomy.census")
-    parser.add_argument("families", nargs="*", help="default: all")
+    parser.add_argument("families", nargs="*", help="default: all with a LayerNorm in their code")
     parser.add_argument("--csv", help="write the rows to this file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for a family")
@@ -33,7 +33,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    chosen = options.families or families()
+    named, shipped = families()
+    chosen = options.families or named
     rows = []
     for outcome in run_each(try_family, chosen, jobs=options.jobs, timeout=options.timeout):
         row = outcome.result or Row(outcome.item, FAILED, reason=outcome.trouble)
@@ -45,7 +46,8 @@ def main() -> None:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
-    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}: "
+          f"{len(named)} of {shipped} families have a LayerNorm in their code")  # fmt: skip
     for verdict, count in Counter(row.verdict for row in rows).most_common():
         print(f"{verdict:14}{count:5}")
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_LAYER_NORM = re.compile(r"\bLayerNorm\b|\blayer_norm\(|class \w*LayerNorm\w*\(")
 # Endings of class names, the most telling first.
 _TELLING = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "ForPreTraining",
@@ -23,12 +25,18 @@ _TELLING = (
 )  # fmt: skip
 
 
-def families() -> list[str]:
-    """Every directory of `transformers.models` with modeling code, in alphabetical order."""
+def families() -> tuple[list[str], int]:
+    """Families whose code has a LayerNorm, in alphabetical order; and how many there are in all.
+
+    A look at the code, not a verdict: one without cannot have anything to convert.
+    """
     import transformers.models
 
     root = Path(transformers.models.__path__[0])
-    return sorted(path.name for path in root.iterdir() if any(path.glob("modeling_*.py")))
+    code = {path.name: "".join(f.read_text() for f in path.glob("modeling_*.py"))
+            for path in root.iterdir()}  # fmt: skip
+    named = sorted(name for name, text in code.items() if _LAYER_NORM.search(text))
+    return named, sum(map(bool, code.values()))
 
 
 def classes_of(family: str) -> list[type]:

@@ -68,7 +68,13 @@ def test_whole_models_come_before_towers():
     order = classes_of("clip")
     assert "CLIPModel" in [model.__name__ for model in order[:2]]
     assert [is_tower(model) for model in order] == sorted(map(is_tower, order))
-    assert {"gpt2", "clip", "whisper"} <= set(families())
+
+
+def test_families_without_a_layer_norm_are_not_tried():
+    named, shipped = families()
+    assert {"gpt2", "bloom", "falcon", "clip", "whisper", "cohere"} <= set(named)
+    assert not {"llama", "mistral"} & set(named)
+    assert len(named) < shipped
 
 
 def test_the_command_prints_a_table_and_writes_csv(monkeypatch, tmp_path, capsys):
