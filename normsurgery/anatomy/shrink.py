@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from normsurgery.anatomy.agreement import agree
+
 HEADS = (
     "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
     "decoder_attention_heads", "attention_heads", "num_self_attention_heads",
-    "num_cross_attention_heads",
+    "num_cross_attention_heads", "num_encoder_attention_heads", "num_decoder_attention_heads",
 )  # fmt: skip
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
-HIDDEN = ("hidden_size", "n_embd", "d_model", "embed_dim", "dim", "d_latents", "upsample_groups")
+HIDDEN = (
+    "hidden_size", "n_embd", "d_model", "embed_dim", "dim", "d_latents", "upsample_groups",
+    "emb_dim",
+)  # fmt: skip
 INNER = (
     "intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim",
     "ffn_hidden_size",
@@ -27,11 +32,17 @@ POSITIONS = (
 )  # fmt: skip
 DEPTHS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers",
-    "layers", "num_self_attends_per_block",
+    "layers", "num_self_attends_per_block", "num_encoder_layers", "num_decoder_layers",
 )  # fmt: skip
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
-TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS = 64, 16, 24, 4
+TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS, TWIN_QUERIES = 64, 16, 24, 4, 12
+# Counts and lengths that are capped, each on its own.
+_CAPS = {
+    **dict.fromkeys(POSITIONS, TWIN_POSITIONS), "max_source_positions": TWIN_FRAMES,
+    "latent_query_num": TWIN_LATENTS, "num_queries": TWIN_QUERIES,
+    "two_stage_num_proposals": TWIN_QUERIES, "context_size": TWIN_POSITIONS,
+}  # fmt: skip
 _LABELS = ("id2label", "label2id")
 _TOKEN = ("token_id", "token_index")
 _DEPTH_LISTS = ("out_features", "indices")
@@ -45,22 +56,24 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
 
     depth: blocks to keep of each stack; None keeps all.
     """
+    tiny = _shrunk(config, depth)
+    agree(config, tiny, HIDDEN)
+    return tiny
+
+
+def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
     tiny: dict[str, Any] = dict(config)
     for key, value in config.items():
         if isinstance(value, Mapping) and _is_config(value):
-            tiny[key] = shrink(value, depth=depth)
+            tiny[key] = _shrunk(value, depth)
     if depth is not None:
         _shrink_depth(tiny, depth)
     _shrink_widths(tiny)
     _shrink_width_lists(tiny)
     _shrink_vocabulary(tiny)
-    for key in POSITIONS:
+    for key, cap in _CAPS.items():
         if isinstance(tiny.get(key), int):
-            tiny[key] = min(tiny[key], TWIN_POSITIONS)
-    if isinstance(tiny.get("max_source_positions"), int):
-        tiny["max_source_positions"] = min(tiny["max_source_positions"], TWIN_FRAMES)
-    if isinstance(tiny.get("latent_query_num"), int):
-        tiny["latent_query_num"] = min(tiny["latent_query_num"], TWIN_LATENTS)
+            tiny[key] = min(tiny[key], cap)
     if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
         tiny["projection_dim"] = TWIN_PROJECTION
     if "window_size" not in tiny:  # windows must still tile the image
@@ -132,6 +145,8 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
         return
     head_dim = _first(tiny, (HEAD_DIM,)) or hidden // heads
     new_heads, new_key_value = _few_heads(heads, _first(tiny, KEY_VALUE_HEADS) or heads)
+    if "max_2d_position_embeddings" in tiny and heads % 3 == 0:  # a box shares out the width by 6
+        new_heads = new_key_value = 3
     # A hidden width that is not heads × head_dim stays one that is not.
     width = new_heads * TWIN_HEAD_DIM + (0 if heads * head_dim == hidden else 8)
     sizes = {
@@ -140,10 +155,16 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
         **dict.fromkeys(HIDDEN, width),
         **dict.fromkeys(INNER, 2 * width + 8),
         HEAD_DIM: TWIN_HEAD_DIM,
+        "d_head": TWIN_HEAD_DIM,
         "rotary_dim": max(2, 2 * ((tiny.get("rotary_dim") or 0) * TWIN_HEAD_DIM // head_dim // 2)),
         "word_embed_proj_dim": (tiny.get("word_embed_proj_dim") or 0) * width // hidden,
     }
+    embedding = tiny.get("embedding_size")
+    if isinstance(embedding, int) and embedding < hidden:  # a factored embedding stays one
+        sizes["embedding_size"] = max(8, embedding * width // hidden)
     tiny.update({key: size for key, size in sizes.items() if isinstance(tiny.get(key), int)})
+    for key in [key for key in tiny if key.startswith("dim_bbox_")]:  # BROS derives them
+        del tiny[key]
     _shrink_rope(tiny)
 
 
@@ -190,6 +211,8 @@ def _shrunk_rope(rope: Mapping[str, Any], default_share: float) -> dict[str, Any
 def _shrink_width_lists(tiny: dict[str, Any]) -> None:
     """Pyramids (Swin, ConvNeXt): divide every stage's width by the same factor."""
     widths, heads = tiny.get("hidden_sizes"), tiny.get("num_heads")
+    if "stage_out_channels" in tiny:  # HGNet: four more lists and its stem depend on each other
+        return
     if isinstance(widths, list) and widths and all(isinstance(w, int) for w in widths):
         factor = max(1, widths[0] // 16)
         if all(width % factor == 0 for width in widths):

@@ -1,0 +1,78 @@
+"""Widths that a shrunken configuration must keep equal: of a block, of its parts, of its siblings.
+
+A model's parts meet where one's output width is another's input width, and each names that width
+with a key of its own. What was the hidden width of a stack before is its new hidden width after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_WIDTH = ("hidden", "embed", "channel", "dim", "feature", "d_model", "width")
+_NO_WIDTH = ("num_", "max_", "position", "head", "layers", "rope", "rotary", "patch_", "_ratio")
+_SIXTHS = ("coordinate_size", "shape_size")  # LayoutLMv3: 4 coordinates and 2 sides make the width
+
+
+def agree(before: Mapping[str, Any], tiny: dict[str, Any], stems: Sequence[str]) -> None:
+    """Change in `tiny` every width that equalled a shrunken hidden width in `before`.
+
+    stems: the keys that hidden widths go by. Nested configurations count as parts of one model;
+    a width that two of them shrank differently is left alone, save in those two.
+    """
+    moved: dict[int, set[int]] = {}
+    for old, new in _configurations(before, tiny):
+        for size, small in _moves(old, new, stems).items():
+            moved.setdefault(size, set()).add(small)
+    common = {size: next(iter(small)) for size, small in moved.items() if len(small) == 1}
+    for old, new in _configurations(before, tiny):
+        _follow(old, new, {**common, **_moves(old, new, stems)})
+
+
+def _configurations(
+    before: Mapping[str, Any], tiny: dict[str, Any]
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """A configuration and those nested in it: as they were, and as they are."""
+    yield before, tiny
+    for key, value in before.items():
+        if isinstance(value, Mapping) and isinstance(tiny.get(key), dict):
+            yield from _configurations(value, tiny[key])
+
+
+def _moves(old: Mapping[str, Any], new: Mapping[str, Any], stems: Sequence[str]) -> dict[int, int]:
+    """Hidden widths of this configuration that changed: before → after."""
+    sizes = {
+        old[key]: new[key] for key in stems
+        if type(old.get(key)) is int and type(new.get(key)) is int
+    }  # fmt: skip
+    return {size: small for size, small in sizes.items() if size != small}
+
+
+def _follow(old: Mapping[str, Any], new: dict[str, Any], moved: Mapping[int, int]) -> None:
+    for key, value in old.items():
+        if new.get(key) != value:
+            continue
+        if isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
+            new[key] = _follow_list(key, list(value), moved)
+        elif type(value) is int and value in moved and _names_width(key):
+            new[key] = moved[value]
+        elif key in _SIXTHS and 6 * value in moved:
+            new[key] = moved[6 * value] // 6
+
+
+def _names_width(key: str) -> bool:
+    return any(word in key for word in _WIDTH) and not any(word in key for word in _NO_WIDTH)
+
+
+def _follow_list(key: str, sizes: list[int], moved: Mapping[int, int]) -> list[int]:
+    """Widths of several stages are divided alike; shares of one width still make it up."""
+    if not _names_width(key) and "dim" not in key:
+        return sizes
+    for old, new in moved.items():
+        if len(sizes) > 1 and sum(sizes) == old:
+            shares = [size * new // old for size in sizes[:-1]]
+            return [*shares, new - sum(shares)]
+        factor = old // new if old % new == 0 else 0
+        if factor and old in sizes and all(size % factor == 0 for size in sizes):
+            return [size // factor for size in sizes]
+    return sizes
