@@ -11,7 +11,10 @@ from typing import Any
 
 _WIDTH = ("hidden", "embed", "channel", "dim", "feature", "d_model", "width")
 _NO_WIDTH = ("num_", "max_", "position", "head", "layers", "rope", "rotary", "patch_", "_ratio")
-_SIXTHS = ("coordinate_size", "shape_size")  # LayoutLMv3: 4 coordinates and 2 sides make the width
+# Parts of a width: LayoutLMv3's 4 coordinates and 2 sides, SAM's sines and cosines.
+_SHARES = {"coordinate_size": 6, "shape_size": 6, "num_pos_feats": 2}
+_PROJECTION = "projection_dim"
+_PICTURES = ("image_size", "backbone_feature_sizes")
 
 
 def agree(before: Mapping[str, Any], tiny: dict[str, Any], stems: Sequence[str]) -> None:
@@ -27,6 +30,8 @@ def agree(before: Mapping[str, Any], tiny: dict[str, Any], stems: Sequence[str])
     common = {size: next(iter(small)) for size, small in moved.items() if len(small) == 1}
     for old, new in _configurations(before, tiny):
         _follow(old, new, {**common, **_moves(old, new, stems)})
+        if new is not tiny and _PROJECTION not in before and old.get(_PROJECTION) in common:
+            new[_PROJECTION] = common[old[_PROJECTION]]  # a tower that projects into the text
 
 
 def _configurations(
@@ -49,6 +54,8 @@ def _moves(old: Mapping[str, Any], new: Mapping[str, Any], stems: Sequence[str])
 
 
 def _follow(old: Mapping[str, Any], new: dict[str, Any], moved: Mapping[int, int]) -> None:
+    if "stage_out_channels" in old:  # HGNet: its lists depend on each other
+        return
     for key, value in old.items():
         if new.get(key) != value:
             continue
@@ -56,8 +63,8 @@ def _follow(old: Mapping[str, Any], new: dict[str, Any], moved: Mapping[int, int
             new[key] = _follow_list(key, list(value), moved)
         elif type(value) is int and value in moved and _names_width(key):
             new[key] = moved[value]
-        elif key in _SIXTHS and 6 * value in moved:
-            new[key] = moved[6 * value] // 6
+        elif key in _SHARES and _SHARES[key] * value in moved:
+            new[key] = moved[_SHARES[key] * value] // _SHARES[key]
 
 
 def _names_width(key: str) -> bool:
@@ -76,3 +83,18 @@ def _follow_list(key: str, sizes: list[int], moved: Mapping[int, int]) -> list[i
         if factor and old in sizes and all(size % factor == 0 for size in sizes):
             return [size // factor for size in sizes]
     return sizes
+
+
+def divide_pictures(tiny: dict[str, Any], divisor: int) -> None:
+    """Divide the side of the picture, and of its maps of features, wherever they are said."""
+    for key, value in tiny.items():
+        if isinstance(value, dict):
+            divide_pictures(value, divisor)
+        elif key in _PICTURES:
+            tiny[key] = _divided(value, divisor)
+
+
+def _divided(size: Any, divisor: int) -> Any:
+    if isinstance(size, list | tuple):
+        return [_divided(item, divisor) for item in size]
+    return size // divisor if isinstance(size, int) else size

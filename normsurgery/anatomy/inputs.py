@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 _WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
 _FRAMES = 32
+_REGIONS = 3
 _GRID = (1, 4, 4)  # time, height and width of a picture, in patches
 _TEXT_LIMITS = (
     "max_position_embeddings", "n_positions", "max_target_positions", "max_seq_len", "n_ctx",
@@ -77,6 +78,8 @@ def _wanted(name: str, accepted: Any, maker: _Maker) -> bool:
     """Arguments that no modality needs are made only where the forward insists on them."""
     if name == "decoder_input_ids":
         return bool(getattr(maker.config, "is_encoder_decoder", False))
+    if name.startswith("future_"):  # a decoder's; elsewhere only a loss reads them
+        return "past_time_features" in accepted
     if name == "inputs":
         return "input_ids" not in accepted or bool(maker.setting("num_latents"))
     if name == "input_ids" and "inputs" in accepted and maker.setting("num_latents"):
@@ -106,7 +109,12 @@ class _Maker:
 
     def setting(self, *keys: str, default: Any = None) -> Any:
         """The first of these keys that the configuration, or one nested in it, has a value for."""
-        queue = [self.config]
+        found = self._setting_of(self.config, *keys)
+        return default if found is None else found
+
+    @staticmethod
+    def _setting_of(config: Any, *keys: str) -> Any:
+        queue = [config]
         while queue:
             config = queue.pop(0)
             found = (getattr(config, key, None) for key in keys)
@@ -115,7 +123,7 @@ class _Maker:
                 return value
             nested = vars(config).values()
             queue += [sub for sub in nested if hasattr(sub, "to_dict")]
-        return default
+        return None
 
     def noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
@@ -124,6 +132,9 @@ class _Maker:
         limits = [getattr(self.text, key, None) for key in _TEXT_LIMITS]
         length = min([self.length, *(n for n in limits if isinstance(n, int) and n > 0)])
         ids = self._ids(self.batch, length)
+        question = getattr(self.text, "question_token_id", None)
+        if question is not None:  # Splinter asks at every such token
+            ids[:, 1] = question
         books = getattr(self.text, "num_codebooks", None)
         if not books:
             return [ids]
@@ -207,7 +218,8 @@ class _Maker:
 
     def _picture(self) -> Tensor:
         config = getattr(self.config, "vision_config", self.config)
-        size = getattr(config, "image_size", None) or self.setting("image_size", "crop_size")
+        keys = ("image_size", "crop_size", "max_img_size")
+        size = self._setting_of(config, *keys) or self.setting(*keys)
         height, width = (size, size) if isinstance(size or 224, int) else tuple(size)
         channels = getattr(config, "num_channels", None) or self.setting("num_channels", default=3)
         height, width = height or 224, width or 224
@@ -229,9 +241,37 @@ class _Maker:
         return [mask, mask.repeat(1, max(1, films))]
 
     def series(self) -> list[Tensor]:
-        length = self.setting("context_length", default=64)
+        length = self._past()
         channels = self.setting("num_input_channels", default=1)
         return [self.noise(self.batch, length), self.noise(self.batch, length, channels)]
+
+    def _past(self) -> int:
+        """Steps of the past: those that are read, and those that they look back to."""
+        lags = self.setting("lags_sequence", default=[0])
+        return int(self.setting("context_length", default=64)) + int(max(lags))
+
+    def _time_features(self, length: int) -> Tensor:
+        keys = ("num_time_features", "num_dynamic_real_features")
+        return self.noise(self.batch, length, sum(self.setting(key, default=0) for key in keys))
+
+    def past_time(self) -> list[Tensor]:
+        return [self._time_features(self._past())]
+
+    def observed(self) -> list[Tensor]:
+        return [torch.ones(self.batch, self._past())]
+
+    def future(self) -> list[Tensor]:
+        return [self.noise(self.batch, self.setting("prediction_length", default=4))]
+
+    def future_time(self) -> list[Tensor]:
+        return [self._time_features(self.setting("prediction_length", default=4))]
+
+    def task(self) -> list[Tensor]:
+        return [self.noise(self.batch, self.setting("task_seq_len", default=self.length))]
+
+    def regions(self) -> list[Tensor]:
+        """Features of regions that a detector has found in a picture."""
+        return [self.noise(self.batch, _REGIONS, self.setting("visual_feat_dim", default=4))]
 
     def anything(self) -> list[Tensor]:
         length = self.setting("max_position_embeddings", default=self.length)
@@ -260,6 +300,13 @@ _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "image_embeds_position_mask": _Maker.mask_of_latents,
     "inputs": _Maker.anything,
     "past_values": _Maker.series,
+    "past_time_features": _Maker.past_time,
+    "past_observed_mask": _Maker.observed,
+    "future_values": _Maker.future,
+    "future_time_features": _Maker.future_time,
+    "task_inputs": _Maker.task,
+    "visual_feats": _Maker.regions,
+    "visual_pos": lambda maker: [maker.noise(maker.batch, _REGIONS, 4)],
     "states": _steps("state_dim"),
     "actions": _steps("act_dim"),
     "rewards": _steps(),
@@ -270,4 +317,4 @@ _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "prompt_masks": _Maker.picture,
     "decoder_input_ids": _Maker.tokens,
 }
-_ON_DEMAND = {"bool_masked_pos", "prompt_pixel_values", "prompt_masks"}
+_ON_DEMAND = {"past_observed_mask", "bool_masked_pos", "prompt_pixel_values", "prompt_masks"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from normsurgery.anatomy.agreement import agree
+from normsurgery.anatomy.agreement import agree, divide_pictures
 
 HEADS = (
     "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
@@ -47,6 +47,9 @@ _LABELS = ("id2label", "label2id")
 _TOKEN = ("token_id", "token_index")
 _DEPTH_LISTS = ("out_features", "indices")
 _STAGES = ("stage_names", "out_features", "out_indices")
+# Windows must still tile the image; SAM's encoders of picture and prompt must agree on it.
+_TILED = ("window_size", "mask_input_channels")
+_PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 # Lists of token ids that only generation reads.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
 
@@ -58,6 +61,8 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
     """
     tiny = _shrunk(config, depth)
     agree(config, tiny, HIDDEN)
+    if any(key in tiny for key in _PROMPTED):
+        divide_pictures(tiny, 4)
     return tiny
 
 
@@ -76,7 +81,7 @@ def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
             tiny[key] = min(tiny[key], cap)
     if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
         tiny["projection_dim"] = TWIN_PROJECTION
-    if "window_size" not in tiny:  # windows must still tile the image
+    if not any(key in tiny for key in _TILED):
         _shrink_pictures(tiny)
     return tiny
 
@@ -165,7 +170,7 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
     tiny.update({key: size for key, size in sizes.items() if isinstance(tiny.get(key), int)})
     for key in [key for key in tiny if key.startswith("dim_bbox_")]:  # BROS derives them
         del tiny[key]
-    _shrink_rope(tiny)
+    _shrink_rope(tiny, new_heads / heads)
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
@@ -182,12 +187,16 @@ def _few_heads(heads: int, key_value: int) -> tuple[int, int]:
     return 4, 2
 
 
-def _shrink_rope(tiny: dict[str, Any]) -> None:
+def _shrink_rope(tiny: dict[str, Any], of_heads: float) -> None:
+    """of_heads: the share of the heads that is left, for a rotation of several heads at once."""
     for key in ("rope_parameters", "rope_scaling"):
         rope = tiny.get(key)
         if not isinstance(rope, Mapping):
             continue
-        share = tiny.get("partial_rotary_factor") or 1.0
+        share = rope.get("partial_rotary_factor") or tiny.get("partial_rotary_factor") or 1.0
+        if share > 1:
+            tiny["partial_rotary_factor"] = share = share * of_heads
+            rope = {**rope, "partial_rotary_factor": share}
         if any(isinstance(value, Mapping) for value in rope.values()):  # one for each layer type
             tiny[key] = {
                 kind: _shrunk_rope(own, share) if isinstance(own, Mapping) else own

@@ -90,9 +90,10 @@ _RESNET = {
     },
 }  # fmt: skip
 _DETR = ("conditional_detr", "dab_detr", "deformable_detr", "detr", "table_transformer")
+_SERIES = ("autoformer", "informer", "time_series_transformer")
 _OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_DETR, _RESNET),
-    "autoformer": {"prediction_length": 4, "context_length": 16},
+    **dict.fromkeys(_SERIES, {"prediction_length": 4, "context_length": 16}),
     **{key: {"num_blocks": 1} for key in ("eomt", "eomt_dinov3", "videomt")},
     "cohere_compass": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
@@ -102,8 +103,12 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True,
         "position_embedding_type": "rotary", "emb_layer_norm_before": False,
     },
+    "flava": {"return_loss": False},  # the loss wants a codebook's own picture
+    "hiera": {"decoder_hidden_size": 32, "decoder_depth": 1, "decoder_num_heads": 2},
     "nemotron": {"num_key_value_heads": 8},
     "moonshine_streaming": {"num_key_value_heads": 8},
+    "wav2vec2_bert": {"vocab_size": 32},  # None: a checkpoint of features alone
+    "xmod": {"default_language": "en_XX"},
     **dict.fromkeys(("hubert", "unispeech", "unispeech_sat", "wav2vec2", "wavlm"), _STABLE),
 }  # fmt: skip
 
