@@ -184,11 +184,16 @@ class _Maker:
         return [mask]
 
     def spectrograms(self) -> list[Tensor]:
-        keys = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim")
+        keys = (
+            "num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim",
+            "feature_projection_input_dim",
+        )  # fmt: skip
         mels = self.setting(*keys, default=80)
         # The stem's convolution halves the frames.
         frames = 2 * self.setting("max_source_positions", default=_FRAMES)
-        return [self.noise(self.batch, mels, frames), self.noise(self.batch, frames, mels)]
+        plain = [self.noise(self.batch, mels, frames), self.noise(self.batch, frames, mels)]
+        # Two frames and their differences side by side.
+        return [*plain, self.noise(self.batch, frames // 2, 4 * mels)]
 
     def waves(self) -> list[Tensor]:
         mels, frames = self.setting("num_mel_bins"), self.setting("max_length")

@@ -94,6 +94,8 @@ def _shrink_pictures(tiny: dict[str, Any]) -> None:
         steps, patch = tubelet[0], tubelet[-1]
     elif isinstance(tubelet, int):
         steps = tubelet
+    if patch is not None:  # overlapping patches: as many as steps
+        patch = tiny.get("patch_stride", patch)
     if isinstance(patch, list):
         patch = patch[-1]
     for key in ("num_frames", "frames_per_clip"):

@@ -89,6 +89,10 @@ _RESNET = {
         "out_features": ["stage2", "stage3", "stage4"],
     },
 }  # fmt: skip
+_SWIN = {
+    "model_type": "swin", "embed_dim": 96, "depths": [1, 1, 1, 1], "num_heads": [3, 6, 12, 24],
+    "out_indices": [2, 3, 4],
+}  # fmt: skip
 _DETR = ("conditional_detr", "dab_detr", "deformable_detr", "detr", "table_transformer")
 _SERIES = ("autoformer", "informer", "time_series_transformer")
 _OVERRIDES: dict[str, dict[str, Any]] = {
@@ -105,6 +109,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "flava": {"return_loss": False},  # the loss wants a codebook's own picture
     "hiera": {"decoder_hidden_size": 32, "decoder_depth": 1, "decoder_num_heads": 2},
+    "omdet_turbo": {**_RESNET, "backbone_config": _SWIN},
     "nemotron": {"num_key_value_heads": 8},
     "moonshine_streaming": {"num_key_value_heads": 8},
     "wav2vec2_bert": {"vocab_size": 32},  # None: a checkpoint of features alone
