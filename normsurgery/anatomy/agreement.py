@@ -14,7 +14,7 @@ _NO_WIDTH = ("num_", "max_", "position", "head", "layers", "rope", "rotary", "pa
 # Parts of a width: LayoutLMv3's 4 coordinates and 2 sides, SAM's sines and cosines.
 _SHARES = {"coordinate_size": 6, "shape_size": 6, "num_pos_feats": 2}
 _PROJECTION = "projection_dim"
-_PICTURES = ("image_size", "backbone_feature_sizes")
+_PICTURES = ("image_size", "image_embedding_size", "backbone_feature_sizes")
 
 
 def agree(before: Mapping[str, Any], tiny: dict[str, Any], stems: Sequence[str]) -> None:

@@ -274,6 +274,10 @@ class _Maker:
     def task(self) -> list[Tensor]:
         return [self.noise(self.batch, self.setting("task_seq_len", default=self.length))]
 
+    def phrases(self) -> list[Tensor]:
+        """Two names of classes a picture, all pictures' in a row."""
+        return [self._ids(2 * self.batch, self.length)]
+
     def regions(self) -> list[Tensor]:
         """Features of regions that a detector has found in a picture."""
         return [self.noise(self.batch, _REGIONS, self.setting("visual_feat_dim", default=4))]
@@ -310,6 +314,11 @@ _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "future_values": _Maker.future,
     "future_time_features": _Maker.future_time,
     "task_inputs": _Maker.task,
+    "classes_input_ids": _Maker.phrases,
+    "classes_attention_mask": lambda maker: [torch.ones(2 * maker.batch, maker.length).long()],
+    "tasks_input_ids": lambda maker: maker.tokens()[:1],
+    "tasks_attention_mask": lambda maker: [torch.ones(maker.batch, maker.length).long()],
+    "classes_structure": lambda maker: [torch.full((maker.batch,), 2)],
     "visual_feats": _Maker.regions,
     "visual_pos": lambda maker: [maker.noise(maker.batch, _REGIONS, 4)],
     "states": _steps("state_dim"),

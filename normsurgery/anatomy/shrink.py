@@ -133,7 +133,12 @@ def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
         if isinstance(value, Mapping) and value and all(str(k).isdigit() for k in value):
             tiny[key] = {k: v for k, v in value.items() if int(k) < depth or key in _LABELS}
     for key in _STAGES:  # a backbone names its outputs by their depth; its own default follows
-        tiny.pop(key, None)
+        if not _are_widths(tiny.get(key)):
+            tiny.pop(key, None)
+
+
+def _are_widths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 8 for item in value)
 
 
 def _is_by_block(key: str, value: Any, depths: set[int]) -> bool:
