@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsurgery.anatomy.placeholders import with_placeholders
+
 _WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
 _FRAMES = 32
 _REGIONS = 3
@@ -41,8 +43,8 @@ def example_candidates(
     parameter = next(model.parameters())
     for choice in itertools.product(*(_MAKERS[name](maker) for name in names)):
         inputs = dict(zip(names, choice, strict=True))
-        if "input_ids" in inputs and "pixel_values" in inputs:
-            inputs = maker.with_placeholders(inputs)
+        if "input_ids" in inputs:
+            inputs = with_placeholders(model, inputs, maker.setting)
         if "attention_mask" in accepted and "input_ids" in inputs:
             rows = inputs["input_ids"].shape[:1] + inputs["input_ids"].shape[-1:]
             inputs["attention_mask"] = torch.ones(rows, dtype=torch.long)
@@ -80,6 +82,8 @@ def _wanted(name: str, accepted: Any, maker: _Maker) -> bool:
         return bool(getattr(maker.config, "is_encoder_decoder", False))
     if name.startswith("future_"):  # a decoder's; elsewhere only a loss reads them
         return "past_time_features" in accepted
+    if name == "pixel_attention_mask":  # of rows of patches; tiles have none missing
+        return "spatial_shapes" in accepted
     if name == "inputs":
         return "input_ids" not in accepted or bool(maker.setting("num_latents"))
     if name == "input_ids" and "inputs" in accepted and maker.setting("num_latents"):
@@ -157,26 +161,6 @@ class _Maker:
         allowed = torch.tensor([i for i in range(min(size, 4096)) if i not in special] or [0])
         return allowed[torch.randint(len(allowed), (rows, length), generator=self.generator)]
 
-    def with_placeholders(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of tokens that begin with a placeholder for every feature of the picture."""
-        token = self.setting("image_token_id", "image_token_index")
-        towers = (self.model, getattr(self.model, "model", None))
-        tower = next((t for t in towers if hasattr(t, "get_image_features")), None)
-        if token is None or tower is None:
-            return inputs
-        kind = next(self.model.parameters()).dtype
-        grid = {key: inputs[key] for key in ("image_grid_thw",) if key in inputs}
-        try:
-            with torch.no_grad():
-                found = tower.get_image_features(inputs["pixel_values"].to(kind), **grid)
-        except Exception:  # this layout is not the model's; the next one may be
-            return inputs
-        features = getattr(found, "pooler_output", found)
-        parts = [features] if isinstance(features, Tensor) else list(features)
-        count = sum(part.numel() // part.shape[-1] for part in parts) // self.batch
-        places = torch.full((self.batch, count), token, dtype=torch.long)
-        return {**inputs, "input_ids": torch.cat([places, inputs["input_ids"]], dim=1)}
-
     def mask_of_latents(self) -> list[Tensor]:
         count = self.setting("latent_query_num", default=0)
         mask = torch.zeros(self.batch, self.tokens()[0].shape[1], dtype=torch.long)
@@ -204,6 +188,8 @@ class _Maker:
     def pictures(self) -> list[Tensor]:
         picture, film = self._picture(), self.film()[0]
         layouts = [picture, film, picture.unsqueeze(1), self._patches()]
+        if "spatial_shapes" in self.accepted:
+            return [self._patches().view(self.batch, _GRID[1] * _GRID[2], -1), *layouts]
         return layouts[::-1] if "image_grid_thw" in self.accepted else layouts
 
     def _patches(self) -> Tensor:
@@ -213,6 +199,12 @@ class _Maker:
         channels = self.setting("in_channels", "num_channels", default=3)
         depth = self.setting("temporal_patch_size", default=1)
         return self.noise(self.batch * _GRID[1] * _GRID[2], channels * depth * side * side)
+
+    def shapes(self) -> list[Tensor]:
+        return [torch.tensor([_GRID[1:]] * self.batch)]
+
+    def patches_there(self) -> list[Tensor]:
+        return [torch.ones(self.batch, _GRID[1] * _GRID[2], dtype=torch.long)]
 
     def grids(self) -> list[Tensor]:
         return [torch.tensor([_GRID] * self.batch)]
@@ -305,6 +297,8 @@ _MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
     "input_values": _Maker.waves,
     "pixel_values": _Maker.pictures,
     "image_grid_thw": _Maker.grids,
+    "spatial_shapes": _Maker.shapes,
+    "pixel_attention_mask": _Maker.patches_there,
     "pixel_values_videos": _Maker.film,
     "image_embeds_position_mask": _Maker.mask_of_latents,
     "inputs": _Maker.anything,

@@ -49,6 +49,8 @@ _DEPTH_LISTS = ("out_features", "indices")
 _STAGES = ("stage_names", "out_features", "out_indices")
 # Windows must still tile the image; SAM's encoders of picture and prompt must agree on it.
 _TILED = ("window_size", "mask_input_channels")
+# What BROS and EfficientLoFTR compute from other widths, unless it is said.
+_DERIVED = ("dim_bbox_", "stage_block_", "fine_fusion_dims")
 _PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 # Lists of token ids that only generation reads.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
@@ -175,7 +177,7 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
     if isinstance(embedding, int) and embedding < hidden:  # a factored embedding stays one
         sizes["embedding_size"] = max(8, embedding * width // hidden)
     tiny.update({key: size for key, size in sizes.items() if isinstance(tiny.get(key), int)})
-    for key in [key for key in tiny if key.startswith("dim_bbox_")]:  # BROS derives them
+    for key in [key for key in tiny if key.startswith(_DERIVED)]:
         del tiny[key]
     _shrink_rope(tiny, new_heads / heads)
 

@@ -109,7 +109,9 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "flava": {"return_loss": False},  # the loss wants a codebook's own picture
     "hiera": {"decoder_hidden_size": 32, "decoder_depth": 1, "decoder_num_heads": 2},
-    "omdet_turbo": {**_RESNET, "backbone_config": _SWIN},
+    "janus": {"vision_config": {"projection_dim": 4096}},  # its text's width
+    "pp_doclayout_v2": {"class_thresholds": [0.5] * 25, "class_order": [*range(25)]},
+    "omdet_turbo": {**_RESNET, "backbone_config": _SWIN, "apply_layernorm_after_vision_backbone": False},
     "nemotron": {"num_key_value_heads": 8},
     "moonshine_streaming": {"num_key_value_heads": 8},
     "wav2vec2_bert": {"vocab_size": 32},  # None: a checkpoint of features alone
