@@ -45,12 +45,11 @@ def _configurations(
 
 
 def _moves(old: Mapping[str, Any], new: Mapping[str, Any], stems: Sequence[str]) -> dict[int, int]:
-    """Hidden widths of this configuration that changed: before → after."""
-    sizes = {
+    """Hidden widths of this configuration: before → after."""
+    return {
         old[key]: new[key] for key in stems
-        if type(old.get(key)) is int and type(new.get(key)) is int
+        if type(old.get(key)) is int and type(new.get(key)) is int and old[key] > 0
     }  # fmt: skip
-    return {size: small for size, small in sizes.items() if size != small}
 
 
 def _follow(old: Mapping[str, Any], new: dict[str, Any], moved: Mapping[int, int]) -> None:
@@ -76,6 +75,8 @@ def _follow_list(key: str, sizes: list[int], moved: Mapping[int, int]) -> list[i
     if not _names_width(key) and "dim" not in key:
         return sizes
     for old, new in moved.items():
+        if old == new:
+            continue
         if len(sizes) > 1 and sum(sizes) == old:
             shares = [size * new // old for size in sizes[:-1]]
             return [*shares, new - sum(shares)]
@@ -85,11 +86,24 @@ def _follow_list(key: str, sizes: list[int], moved: Mapping[int, int]) -> list[i
     return sizes
 
 
-def divide_pictures(tiny: dict[str, Any], divisor: int) -> None:
-    """Divide the side of the picture, and of its maps of features, wherever they are said."""
+def divide_pictures(tiny: dict[str, Any], divisor: int, above: int) -> None:
+    """Divide the side of the picture and of its maps of features, where one is above `above`."""
+    if max(_picture_sides(tiny), default=0) > above:
+        _divide(tiny, divisor)
+
+
+def _picture_sides(tiny: Mapping[str, Any]) -> Iterator[int]:
+    for key, value in tiny.items():
+        if isinstance(value, Mapping):
+            yield from _picture_sides(value)
+        elif key == "image_size":
+            yield from [value] if isinstance(value, int) else value or []
+
+
+def _divide(tiny: dict[str, Any], divisor: int) -> None:
     for key, value in tiny.items():
         if isinstance(value, dict):
-            divide_pictures(value, divisor)
+            _divide(value, divisor)
         elif key in _PICTURES:
             tiny[key] = _divided(value, divisor)
 

@@ -82,6 +82,8 @@ def _wanted(name: str, accepted: Any, maker: _Maker) -> bool:
         return bool(getattr(maker.config, "is_encoder_decoder", False))
     if name.startswith("future_"):  # a decoder's; elsewhere only a loss reads them
         return "past_time_features" in accepted
+    if name == "pixel_values_videos" and "pixel_values" in accepted:  # a picture will do
+        return bool(accepted[name].default is inspect.Parameter.empty)
     if name == "pixel_attention_mask":  # of rows of patches; tiles have none missing
         return "spatial_shapes" in accepted
     if name == "inputs":

@@ -64,7 +64,7 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
     tiny = _shrunk(config, depth)
     agree(config, tiny, HIDDEN)
     if any(key in tiny for key in _PROMPTED):
-        divide_pictures(tiny, 4)
+        divide_pictures(tiny, 4, above=512)
     return tiny
 
 
@@ -173,6 +173,8 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
         "rotary_dim": max(2, 2 * ((tiny.get("rotary_dim") or 0) * TWIN_HEAD_DIM // head_dim // 2)),
         "word_embed_proj_dim": (tiny.get("word_embed_proj_dim") or 0) * width // hidden,
     }
+    if "num_mel_bins" in tiny and tiny.get("intermediate_size") == 4 * hidden:
+        sizes["intermediate_size"] = 4 * width  # Voxtral stacks as many frames as fill it
     embedding = tiny.get("embedding_size")
     if isinstance(embedding, int) and embedding < hidden:  # a factored embedding stays one
         sizes["embedding_size"] = max(8, embedding * width // hidden)
