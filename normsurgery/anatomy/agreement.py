@@ -14,6 +14,7 @@ _NO_WIDTH = ("num_", "max_", "position", "head", "layers", "rope", "rotary", "pa
 # Parts of a width: LayoutLMv3's 4 coordinates and 2 sides, SAM's sines and cosines.
 _SHARES = {"coordinate_size": 6, "shape_size": 6, "num_pos_feats": 2}
 _PROJECTION = "projection_dim"
+_OUT = "out_hidden_size"
 _PICTURES = ("image_size", "image_embedding_size", "backbone_feature_sizes")
 
 
@@ -27,11 +28,18 @@ def agree(before: Mapping[str, Any], tiny: dict[str, Any], stems: Sequence[str])
     for old, new in _configurations(before, tiny):
         for size, small in _moves(old, new, stems).items():
             moved.setdefault(size, set()).add(small)
-    common = {size: next(iter(small)) for size, small in moved.items() if len(small) == 1}
+    common = {}
+    for size, small in moved.items():
+        changed = small - {size} or small  # a part without heads was not shrunk: it follows
+        if len(changed) == 1:
+            common[size] = next(iter(changed))
     for old, new in _configurations(before, tiny):
-        _follow(old, new, {**common, **_moves(old, new, stems)})
+        own = _moves(old, new, stems)
+        _follow(old, new, {**common, **{size: own[size] for size in own if own[size] != size}})
         if new is not tiny and _PROJECTION not in before and old.get(_PROJECTION) in common:
             new[_PROJECTION] = common[old[_PROJECTION]]  # a tower that projects into the text
+        if _OUT in new and "text_config" in tiny:  # whatever it was, the text takes it in
+            new[_OUT] = tiny["text_config"].get("hidden_size", new[_OUT])
 
 
 def _configurations(

@@ -29,16 +29,19 @@ def with_placeholders(
     of a model that has no placeholders, come back as they are.
     """
     accepted = inspect.signature(model.forward).parameters
+    if "input_features" in inputs:
+        every = _all_frames(inputs["input_features"], setting)
+        inputs = {**inputs, **{mask: every for mask in _FRAME_MASKS if mask in accepted}}
     for name, method, keys in _KINDS:
         token = setting(*keys)
         tower = next((part for part in model.modules() if hasattr(part, method)), None)
-        if name not in inputs or not isinstance(token, int) or tower is None:
+        if name not in inputs or not isinstance(token, int):
             continue
-        if name == "input_features":
-            masks = [mask for mask in _FRAME_MASKS if mask in accepted]
-            inputs = {**inputs, **{mask: _all_frames(inputs[name], setting) for mask in masks}}
-        count = _features(model, getattr(tower, method), name, inputs)
         rows = inputs["input_ids"]
+        if tower is not None:
+            count = _features(model, getattr(tower, method), name, inputs)
+        else:  # Qwen2-Audio puts all features of a sound where its one token is
+            count = len(rows) if name == "input_features" else 0
         places = torch.full((len(rows), count // len(rows)), token, dtype=torch.long)
         inputs = {**inputs, "input_ids": torch.cat([places, rows], dim=1)}
         if "mm_token_type_ids" in accepted and name == "pixel_values":
@@ -51,6 +54,8 @@ def _features(model: nn.Module, run: Callable[..., Any], name: str, inputs: Any)
     kind = next(model.parameters()).dtype
     known = inspect.signature(run).parameters
     beside = {key: value for key, value in inputs.items() if key in known and key != "input_ids"}
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values()):
+        beside |= {key: value for key, value in inputs.items() if key.startswith("image_")}
     try:
         with torch.no_grad():
             found = run(**{**beside, name: inputs[name].to(kind)})

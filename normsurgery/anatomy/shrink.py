@@ -90,28 +90,30 @@ def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
 
 def _shrink_pictures(tiny: dict[str, Any]) -> None:
     """Four patches a side (or 64 pixels), the sides' proportion kept; two steps of a film."""
-    tubelet, patch = tiny.get("tubelet_size"), tiny.get("patch_size")
-    steps = 1
-    if isinstance(tubelet, list):
-        steps, patch = tubelet[0], tubelet[-1]
-    elif isinstance(tubelet, int):
-        steps = tubelet
-    if patch is not None:  # overlapping patches: as many as steps
-        patch = tiny.get("patch_stride", patch)
-    if isinstance(patch, list):
-        patch = patch[-1]
+    steps, patch = _patch(tiny)
     for key in ("num_frames", "frames_per_clip"):
         if isinstance(tiny.get(key), int):
             tiny[key] = min(tiny[key], max(2, 2 * steps))
+    if not isinstance(patch, int) or not patch:
+        return
+    goal = patch * max(4, 64 // patch)
     for key in ("image_size", "crop_size"):
         size = tiny.get(key)
-        if not isinstance(patch, int) or not patch:
-            continue
-        goal = patch * max(4, 64 // patch)
         if isinstance(size, int):
             tiny[key] = min(size, goal)
         elif isinstance(size, list) and size and min(size) > goal:
             tiny[key] = [patch * (side * goal // min(size) // patch) for side in size]
+
+
+def _patch(tiny: Mapping[str, Any]) -> tuple[int, Any]:
+    """The frames that a patch spans, and the pixels from one to the next."""
+    tubelet, patch = tiny.get("tubelet_size"), tiny.get("patch_size")
+    steps = tubelet if isinstance(tubelet, int) else 1
+    if isinstance(tubelet, list):
+        steps, patch = tubelet[0], tubelet[-1]
+    if patch is not None:  # overlapping patches: as many as steps
+        patch = tiny.get("patch_stride", patch)
+    return steps, patch[-1] if isinstance(patch, list) else patch
 
 
 def _is_config(value: Mapping[str, Any]) -> bool:
@@ -173,6 +175,9 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
         "rotary_dim": max(2, 2 * ((tiny.get("rotary_dim") or 0) * TWIN_HEAD_DIM // head_dim // 2)),
         "word_embed_proj_dim": (tiny.get("word_embed_proj_dim") or 0) * width // hidden,
     }
+    latent = [tiny.get(key) for key in ("qk_rope_head_dim", "qk_nope_head_dim")]
+    if isinstance(latent[0], int) and tiny.get(HEAD_DIM) in (latent[0], sum(filter(None, latent))):
+        del sizes[HEAD_DIM]  # latent attention: not a width of its own
     if "num_mel_bins" in tiny and tiny.get("intermediate_size") == 4 * hidden:
         sizes["intermediate_size"] = 4 * width  # Voxtral stacks as many frames as fill it
     embedding = tiny.get("embedding_size")
