@@ -9,18 +9,13 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
-_FRAMES = 32
-_GRID = (1, 4, 4)  # time, height and width of a picture, in patches
-_TEXT_LIMITS = (
-    "max_position_embeddings", "n_positions", "max_target_positions", "max_seq_len", "n_ctx",
-)  # fmt: skip
+from normsurgery.anatomy.layouts import MAKERS, Maker, wanted
+from normsurgery.anatomy.placeholders import with_placeholders
 
 
 def example_candidates(
@@ -35,13 +30,13 @@ def example_candidates(
     longest position.
     """
     accepted = inspect.signature(model.forward).parameters
-    maker = _Maker(model, torch.Generator().manual_seed(seed), batch, length, set(accepted))
-    names = [name for name in _MAKERS if name in accepted and _wanted(name, accepted, maker)]
+    maker = Maker(model, torch.Generator().manual_seed(seed), batch, length, set(accepted))
+    names = [name for name in MAKERS if name in accepted and wanted(name, accepted, maker)]
     parameter = next(model.parameters())
-    for choice in itertools.product(*(_MAKERS[name](maker) for name in names)):
+    for choice in itertools.product(*(MAKERS[name](maker) for name in names)):
         inputs = dict(zip(names, choice, strict=True))
-        if "input_ids" in inputs and "pixel_values" in inputs:
-            inputs = maker.with_placeholders(inputs)
+        if "input_ids" in inputs:
+            inputs = with_placeholders(model, inputs, maker.setting)
         if "attention_mask" in accepted and "input_ids" in inputs:
             rows = inputs["input_ids"].shape[:1] + inputs["input_ids"].shape[-1:]
             inputs["attention_mask"] = torch.ones(rows, dtype=torch.long)
@@ -71,209 +66,3 @@ def working_candidate(
             continue
         return number
     return 0
-
-
-def _wanted(name: str, accepted: Any, maker: _Maker) -> bool:
-    """Arguments that no modality needs are made only where the forward insists on them."""
-    if name == "decoder_input_ids":
-        return bool(getattr(maker.config, "is_encoder_decoder", False))
-    if name == "inputs":
-        return "input_ids" not in accepted or bool(maker.setting("num_latents"))
-    if name == "input_ids" and "inputs" in accepted and maker.setting("num_latents"):
-        return False
-    return name not in _ON_DEMAND or accepted[name].default is inspect.Parameter.empty
-
-
-@dataclass
-class _Maker:
-    """Makes one argument after another; every method gives the layouts to try, likely first."""
-
-    model: Any
-    generator: torch.Generator
-    batch: int
-    length: int
-    accepted: set[str]
-
-    @property
-    def config(self) -> Any:
-        return self.model.config
-
-    @property
-    def text(self) -> Any:
-        """The configuration of the part that reads tokens."""
-        nested = (getattr(self.config, key, None) for key in ("text_config", "decoder"))
-        return next((c for c in nested if hasattr(c, "vocab_size")), self.config)
-
-    def setting(self, *keys: str, default: Any = None) -> Any:
-        """The first of these keys that the configuration, or one nested in it, has a value for."""
-        queue = [self.config]
-        while queue:
-            config = queue.pop(0)
-            found = (getattr(config, key, None) for key in keys)
-            value = next((value for value in found if value is not None), None)
-            if value is not None:
-                return value
-            nested = vars(config).values()
-            queue += [sub for sub in nested if hasattr(sub, "to_dict")]
-        return default
-
-    def noise(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.generator)
-
-    def tokens(self) -> list[Tensor]:
-        limits = [getattr(self.text, key, None) for key in _TEXT_LIMITS]
-        first = self._first_position()
-        length = min([self.length, *(n - first for n in limits if isinstance(n, int) and n > 0)])
-        ids = self._ids(self.batch, length)
-        books = getattr(self.text, "num_codebooks", None)
-        if not books:
-            return [ids]
-        many = self._ids(self.batch * books, length)
-        cube = many.view(self.batch, books, length)
-        return [many, cube, cube.transpose(1, 2).contiguous(), ids]
-
-    def _first_position(self) -> int:
-        """The first token's position: RoBERTa and its kin begin after the pad id."""
-        counted = (hasattr(m, "create_position_ids_from_input_ids") for m in self.model.modules())
-        return (getattr(self.text, "pad_token_id", None) or 0) + 1 if any(counted) else 0
-
-    def boxes(self) -> list[Tensor]:
-        """A box [left, top, right, bottom] a token, or its four corners."""
-        ids = self.tokens()[0]
-        corners = torch.tensor([1, 2, 3, 4]).expand(*ids.shape, 4)
-        return [corners, torch.cat([corners, corners], dim=-1) / 10]
-
-    def _ids(self, rows: int, length: int) -> Tensor:
-        special = {
-            value for key, value in self.text.to_dict().items()
-            if key.endswith("token_id") and isinstance(value, int)
-        }  # fmt: skip
-        size = getattr(self.text, "vocab_size", None) or self.setting("vocab_size", default=160)
-        allowed = torch.tensor([i for i in range(min(size, 4096)) if i not in special] or [0])
-        return allowed[torch.randint(len(allowed), (rows, length), generator=self.generator)]
-
-    def with_placeholders(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of tokens that begin with a placeholder for every feature of the picture."""
-        token = self.setting("image_token_id", "image_token_index")
-        towers = (self.model, getattr(self.model, "model", None))
-        tower = next((t for t in towers if hasattr(t, "get_image_features")), None)
-        if token is None or tower is None:
-            return inputs
-        kind = next(self.model.parameters()).dtype
-        grid = {key: inputs[key] for key in ("image_grid_thw",) if key in inputs}
-        try:
-            with torch.no_grad():
-                found = tower.get_image_features(inputs["pixel_values"].to(kind), **grid)
-        except Exception:  # this layout is not the model's; the next one may be
-            return inputs
-        features = getattr(found, "pooler_output", found)
-        parts = [features] if isinstance(features, Tensor) else list(features)
-        count = sum(part.numel() // part.shape[-1] for part in parts) // self.batch
-        places = torch.full((self.batch, count), token, dtype=torch.long)
-        return {**inputs, "input_ids": torch.cat([places, inputs["input_ids"]], dim=1)}
-
-    def mask_of_latents(self) -> list[Tensor]:
-        count = self.setting("latent_query_num", default=0)
-        mask = torch.zeros(self.batch, self.tokens()[0].shape[1], dtype=torch.long)
-        mask[:, 1 : count + 1] = 1
-        return [mask]
-
-    def spectrograms(self) -> list[Tensor]:
-        keys = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "input_dim")
-        mels = self.setting(*keys, default=80)
-        # The stem's convolution halves the frames.
-        frames = 2 * self.setting("max_source_positions", default=_FRAMES)
-        return [self.noise(self.batch, mels, frames), self.noise(self.batch, frames, mels)]
-
-    def waves(self) -> list[Tensor]:
-        mels, frames = self.setting("num_mel_bins"), self.setting("max_length")
-        made = [self.noise(self.batch, frames, mels)] if mels and frames else []
-        wave = self.noise(self.batch, _WAVE_SAMPLES)
-        return [*made, wave, wave.unsqueeze(1)]
-
-    def pictures(self) -> list[Tensor]:
-        picture, film = self._picture(), self.film()[0]
-        layouts = [picture, film, picture.unsqueeze(1), self._patches()]
-        return layouts[::-1] if "image_grid_thw" in self.accepted else layouts
-
-    def _patches(self) -> Tensor:
-        """Flattened patches of all pictures in a row, as many as `grids` says."""
-        patch = self.setting("patch_size", default=16)
-        side = patch if isinstance(patch, int) else patch[-1]
-        channels = self.setting("in_channels", "num_channels", default=3)
-        depth = self.setting("temporal_patch_size", default=1)
-        return self.noise(self.batch * _GRID[1] * _GRID[2], channels * depth * side * side)
-
-    def grids(self) -> list[Tensor]:
-        return [torch.tensor([_GRID] * self.batch)]
-
-    def film(self) -> list[Tensor]:
-        frames = self.setting("num_frames", "frames_per_clip", default=2)
-        return [self.noise(self.batch, frames, *self._picture().shape[1:])]
-
-    def _picture(self) -> Tensor:
-        config = getattr(self.config, "vision_config", self.config)
-        size = getattr(config, "image_size", None) or self.setting("image_size", "crop_size")
-        height, width = (size, size) if isinstance(size or 224, int) else tuple(size)
-        channels = getattr(config, "num_channels", None) or self.setting("num_channels", default=3)
-        height, width = height or 224, width or 224
-        if "prompt_pixel_values" in self.accepted:  # it is laid on top of the picture
-            height //= 2
-        return self.noise(self.batch, channels, height, width)
-
-    def picture(self) -> list[Tensor]:
-        return [self._picture()]
-
-    def mask_of_patches(self) -> list[Tensor]:
-        size, patch = self.setting("image_size"), self.setting("patch_size")
-        sides = [size, size] if isinstance(size, int) else list(size)
-        steps = [patch, patch] if isinstance(patch, int) else list(patch)[-2:]
-        count = (sides[0] // steps[0]) * (sides[1] // steps[1])
-        films = self.setting("num_frames", default=1) // self.setting("tubelet_size", default=1)
-        mask = torch.zeros(self.batch, count, dtype=torch.bool)
-        mask[:, ::2] = True
-        return [mask, mask.repeat(1, max(1, films))]
-
-    def series(self) -> list[Tensor]:
-        length = self.setting("context_length", default=64)
-        channels = self.setting("num_input_channels", default=1)
-        return [self.noise(self.batch, length), self.noise(self.batch, length, channels)]
-
-    def anything(self) -> list[Tensor]:
-        length = self.setting("max_position_embeddings", default=self.length)
-        width = self.setting("d_model", default=1)
-        return [self._ids(self.batch, length), self.noise(self.batch, length, width)]
-
-
-def _steps(*keys: str) -> Callable[[_Maker], list[Tensor]]:
-    """A trajectory [batch, length, width] of reinforcement learning; width from the config."""
-
-    def make(maker: _Maker) -> list[Tensor]:
-        return [maker.noise(maker.batch, maker.length, maker.setting(*keys, default=1))]
-
-    return make
-
-
-# Argument of forward → the layouts that it may have.
-_MAKERS: dict[str, Callable[[_Maker], list[Tensor]]] = {
-    "input_ids": _Maker.tokens,
-    "bbox": _Maker.boxes,
-    "input_features": _Maker.spectrograms,
-    "input_values": _Maker.waves,
-    "pixel_values": _Maker.pictures,
-    "image_grid_thw": _Maker.grids,
-    "pixel_values_videos": _Maker.film,
-    "image_embeds_position_mask": _Maker.mask_of_latents,
-    "inputs": _Maker.anything,
-    "past_values": _Maker.series,
-    "states": _steps("state_dim"),
-    "actions": _steps("act_dim"),
-    "rewards": _steps(),
-    "returns_to_go": _steps(),
-    "timesteps": lambda maker: [torch.arange(maker.length).expand(maker.batch, -1)],
-    "bool_masked_pos": _Maker.mask_of_patches,
-    "prompt_pixel_values": _Maker.picture,
-    "prompt_masks": _Maker.picture,
-    "decoder_input_ids": _Maker.tokens,
-}
-_ON_DEMAND = {"bool_masked_pos", "prompt_pixel_values", "prompt_masks"}

@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from normsurgery.anatomy.agreement import agree, divide_pictures
+
 HEADS = (
     "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
     "decoder_attention_heads", "attention_heads", "num_self_attention_heads",
-    "num_cross_attention_heads",
+    "num_cross_attention_heads", "num_encoder_attention_heads", "num_decoder_attention_heads",
 )  # fmt: skip
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
-HIDDEN = ("hidden_size", "n_embd", "d_model", "embed_dim", "dim", "d_latents", "upsample_groups")
+HIDDEN = (
+    "hidden_size", "n_embd", "d_model", "embed_dim", "dim", "d_latents", "upsample_groups",
+    "emb_dim",
+)  # fmt: skip
 INNER = (
     "intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim",
     "ffn_hidden_size",
@@ -27,15 +32,26 @@ POSITIONS = (
 )  # fmt: skip
 DEPTHS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers",
-    "layers", "num_self_attends_per_block",
+    "layers", "num_self_attends_per_block", "num_encoder_layers", "num_decoder_layers",
 )  # fmt: skip
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
-TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS = 64, 16, 24, 4
+TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS, TWIN_QUERIES = 64, 16, 24, 4, 12
+# Counts and lengths that are capped, each on its own.
+_CAPS = {
+    **dict.fromkeys(POSITIONS, TWIN_POSITIONS), "max_source_positions": TWIN_FRAMES,
+    "latent_query_num": TWIN_LATENTS, "num_queries": TWIN_QUERIES,
+    "two_stage_num_proposals": TWIN_QUERIES, "context_size": TWIN_POSITIONS,
+}  # fmt: skip
 _LABELS = ("id2label", "label2id")
 _TOKEN = ("token_id", "token_index")
 _DEPTH_LISTS = ("out_features", "indices")
 _STAGES = ("stage_names", "out_features", "out_indices")
+# Windows must still tile the image; SAM's encoders of picture and prompt must agree on it.
+_TILED = ("window_size", "mask_input_channels")
+# What BROS and EfficientLoFTR compute from other widths, unless it is said.
+_DERIVED = ("dim_bbox_", "stage_block_", "fine_fusion_dims")
+_PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 # Lists of token ids that only generation reads.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
 
@@ -45,51 +61,59 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
 
     depth: blocks to keep of each stack; None keeps all.
     """
+    tiny = _shrunk(config, depth)
+    agree(config, tiny, HIDDEN)
+    if any(key in tiny for key in _PROMPTED):
+        divide_pictures(tiny, 4, above=512)
+    return tiny
+
+
+def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
     tiny: dict[str, Any] = dict(config)
     for key, value in config.items():
         if isinstance(value, Mapping) and _is_config(value):
-            tiny[key] = shrink(value, depth=depth)
+            tiny[key] = _shrunk(value, depth)
     if depth is not None:
         _shrink_depth(tiny, depth)
     _shrink_widths(tiny)
     _shrink_width_lists(tiny)
     _shrink_vocabulary(tiny)
-    for key in POSITIONS:
+    for key, cap in _CAPS.items():
         if isinstance(tiny.get(key), int):
-            tiny[key] = min(tiny[key], TWIN_POSITIONS)
-    if isinstance(tiny.get("max_source_positions"), int):
-        tiny["max_source_positions"] = min(tiny["max_source_positions"], TWIN_FRAMES)
-    if isinstance(tiny.get("latent_query_num"), int):
-        tiny["latent_query_num"] = min(tiny["latent_query_num"], TWIN_LATENTS)
+            tiny[key] = min(tiny[key], cap)
     if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
         tiny["projection_dim"] = TWIN_PROJECTION
-    if "window_size" not in tiny:  # windows must still tile the image
+    if not any(key in tiny for key in _TILED):
         _shrink_pictures(tiny)
     return tiny
 
 
 def _shrink_pictures(tiny: dict[str, Any]) -> None:
     """Four patches a side (or 64 pixels), the sides' proportion kept; two steps of a film."""
-    tubelet, patch = tiny.get("tubelet_size"), tiny.get("patch_size")
-    steps = 1
-    if isinstance(tubelet, list):
-        steps, patch = tubelet[0], tubelet[-1]
-    elif isinstance(tubelet, int):
-        steps = tubelet
-    if isinstance(patch, list):
-        patch = patch[-1]
+    steps, patch = _patch(tiny)
     for key in ("num_frames", "frames_per_clip"):
         if isinstance(tiny.get(key), int):
             tiny[key] = min(tiny[key], max(2, 2 * steps))
+    if not isinstance(patch, int) or not patch:
+        return
+    goal = patch * max(4, 64 // patch)
     for key in ("image_size", "crop_size"):
         size = tiny.get(key)
-        if not isinstance(patch, int) or not patch:
-            continue
-        goal = patch * max(4, 64 // patch)
         if isinstance(size, int):
             tiny[key] = min(size, goal)
         elif isinstance(size, list) and size and min(size) > goal:
             tiny[key] = [patch * (side * goal // min(size) // patch) for side in size]
+
+
+def _patch(tiny: Mapping[str, Any]) -> tuple[int, Any]:
+    """The frames that a patch spans, and the pixels from one to the next."""
+    tubelet, patch = tiny.get("tubelet_size"), tiny.get("patch_size")
+    steps = tubelet if isinstance(tubelet, int) else 1
+    if isinstance(tubelet, list):
+        steps, patch = tubelet[0], tubelet[-1]
+    if patch is not None:  # overlapping patches: as many as steps
+        patch = tiny.get("patch_stride", patch)
+    return steps, patch[-1] if isinstance(patch, list) else patch
 
 
 def _is_config(value: Mapping[str, Any]) -> bool:
@@ -113,7 +137,12 @@ def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
         if isinstance(value, Mapping) and value and all(str(k).isdigit() for k in value):
             tiny[key] = {k: v for k, v in value.items() if int(k) < depth or key in _LABELS}
     for key in _STAGES:  # a backbone names its outputs by their depth; its own default follows
-        tiny.pop(key, None)
+        if not _are_widths(tiny.get(key)):
+            tiny.pop(key, None)
+
+
+def _are_widths(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 8 for item in value)
 
 
 def _is_by_block(key: str, value: Any, depths: set[int]) -> bool:
@@ -132,6 +161,8 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
         return
     head_dim = _first(tiny, (HEAD_DIM,)) or hidden // heads
     new_heads, new_key_value = _few_heads(heads, _first(tiny, KEY_VALUE_HEADS) or heads)
+    if "max_2d_position_embeddings" in tiny and heads % 3 == 0:  # a box shares out the width by 6
+        new_heads = new_key_value = 3
     # A hidden width that is not heads × head_dim stays one that is not.
     width = new_heads * TWIN_HEAD_DIM + (0 if heads * head_dim == hidden else 8)
     sizes = {
@@ -140,11 +171,22 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
         **dict.fromkeys(HIDDEN, width),
         **dict.fromkeys(INNER, 2 * width + 8),
         HEAD_DIM: TWIN_HEAD_DIM,
+        "d_head": TWIN_HEAD_DIM,
         "rotary_dim": max(2, 2 * ((tiny.get("rotary_dim") or 0) * TWIN_HEAD_DIM // head_dim // 2)),
         "word_embed_proj_dim": (tiny.get("word_embed_proj_dim") or 0) * width // hidden,
     }
+    latent = [tiny.get(key) for key in ("qk_rope_head_dim", "qk_nope_head_dim")]
+    if isinstance(latent[0], int) and tiny.get(HEAD_DIM) in (latent[0], sum(filter(None, latent))):
+        del sizes[HEAD_DIM]  # latent attention: not a width of its own
+    if "num_mel_bins" in tiny and tiny.get("intermediate_size") == 4 * hidden:
+        sizes["intermediate_size"] = 4 * width  # Voxtral stacks as many frames as fill it
+    embedding = tiny.get("embedding_size")
+    if isinstance(embedding, int) and embedding < hidden:  # a factored embedding stays one
+        sizes["embedding_size"] = max(8, embedding * width // hidden)
     tiny.update({key: size for key, size in sizes.items() if isinstance(tiny.get(key), int)})
-    _shrink_rope(tiny)
+    for key in [key for key in tiny if key.startswith(_DERIVED)]:
+        del tiny[key]
+    _shrink_rope(tiny, new_heads / heads)
 
 
 def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
@@ -161,12 +203,16 @@ def _few_heads(heads: int, key_value: int) -> tuple[int, int]:
     return 4, 2
 
 
-def _shrink_rope(tiny: dict[str, Any]) -> None:
+def _shrink_rope(tiny: dict[str, Any], of_heads: float) -> None:
+    """of_heads: the share of the heads that is left, for a rotation of several heads at once."""
     for key in ("rope_parameters", "rope_scaling"):
         rope = tiny.get(key)
         if not isinstance(rope, Mapping):
             continue
-        share = tiny.get("partial_rotary_factor") or 1.0
+        share = rope.get("partial_rotary_factor") or tiny.get("partial_rotary_factor") or 1.0
+        if share > 1:
+            tiny["partial_rotary_factor"] = share = share * of_heads
+            rope = {**rope, "partial_rotary_factor": share}
         if any(isinstance(value, Mapping) for value in rope.values()):  # one for each layer type
             tiny[key] = {
                 kind: _shrunk_rope(own, share) if isinstance(own, Mapping) else own
@@ -190,6 +236,8 @@ def _shrunk_rope(rope: Mapping[str, Any], default_share: float) -> dict[str, Any
 def _shrink_width_lists(tiny: dict[str, Any]) -> None:
     """Pyramids (Swin, ConvNeXt): divide every stage's width by the same factor."""
     widths, heads = tiny.get("hidden_sizes"), tiny.get("num_heads")
+    if "stage_out_channels" in tiny:  # HGNet: four more lists and its stem depend on each other
+        return
     if isinstance(widths, list) and widths and all(isinstance(w, int) for w in widths):
         factor = max(1, widths[0] // 16)
         if all(width % factor == 0 for width in widths):

@@ -132,22 +132,12 @@ class _Host:
 
     def __init__(self, model: Any) -> None:
         self.config, self.forward, self._model = model.config, model.forward, model
-        towers = (model, getattr(model, "model", None))
-        self._tower = next((t for t in towers if hasattr(t, "get_image_features")), None)
-        if self._tower is not None:
-            self.get_image_features = self._image_features
 
     def parameters(self) -> Iterator[Tensor]:
         yield torch.empty(0)
 
     def modules(self) -> Iterator[Any]:
         yield from self._model.modules()
-
-    def _image_features(self, pictures: Tensor, **grid: Tensor) -> Any:
-        model: Any = self._model
-        tower: Any = self._tower
-        placed = {key: value.to(model.device) for key, value in grid.items()}
-        return tower.get_image_features(pictures.to(model.device, model.dtype), **placed)
 
 
 def chosen_layout(model: Any, run: Callable[[dict[str, Tensor]], Any], *, length: int) -> int:

@@ -57,3 +57,61 @@ def test_nested_configurations_are_shrunk():
     })  # fmt: skip
     assert tiny["text_config"]["hidden_size"] == tiny["vision_config"]["hidden_size"] == 64
     assert tiny["vision_config"]["image_size"] == 56
+
+
+def test_parts_that_met_at_a_width_still_meet():
+    tiny = shrink({
+        "d_model": 256, "encoder_attention_heads": 8, "decoder_in_channels": [256, 256],
+        "decoder_config": {"model_type": "x", "hidden_size": 256},
+        "vision_config": {"model_type": "y", "hidden_size": 768, "num_attention_heads": 12,
+                          "output_channels": 256, "num_pos_feats": 128, "layers": 256},
+    })  # fmt: skip
+    width, vision = tiny["d_model"], tiny["vision_config"]
+    assert width < 256
+    assert tiny["decoder_in_channels"] == [width, width]
+    assert tiny["decoder_config"]["hidden_size"] == width
+    assert (vision["output_channels"], vision["num_pos_feats"]) == (width, width // 2)
+    assert vision["layers"] == 256  # a count, not a width
+
+
+def test_shares_of_a_width_still_make_it_up():
+    tiny = shrink({
+        "hidden_size": 256, "num_attention_heads": 4, "axial_pos_embds_dim": [64, 192],
+        "embed_dim_per_stage": [256, 512, 1024],
+    })  # fmt: skip
+    width = tiny["hidden_size"]
+    assert sum(tiny["axial_pos_embds_dim"]) == width
+    assert tiny["embed_dim_per_stage"] == [width, 2 * width, 4 * width]
+
+
+def test_a_box_shares_out_the_width_by_six():
+    tiny = shrink({
+        "hidden_size": 768, "num_attention_heads": 12, "max_2d_position_embeddings": 1024,
+        "coordinate_size": 128, "shape_size": 128,
+    })  # fmt: skip
+    assert tiny["hidden_size"] == 4 * tiny["coordinate_size"] + 2 * tiny["shape_size"]
+
+
+def test_a_picture_that_encoders_share_is_divided_for_all_once():
+    config = {
+        "prompt_encoder_config": {"hidden_size": 256, "image_size": 1024, "patch_size": 16,
+                                  "mask_input_channels": 16},
+        "vision_config": {"model_type": "x", "image_size": 1024, "window_size": 14,
+                          "patch_size": 16, "backbone_feature_sizes": [[256, 256], [128, 128]]},
+    }  # fmt: skip
+    tiny = shrink(config)
+    assert tiny["prompt_encoder_config"]["image_size"] == 256
+    assert tiny["vision_config"]["image_size"] == 256
+    assert tiny["vision_config"]["backbone_feature_sizes"] == [[64, 64], [32, 32]]
+    assert shrink(tiny) == tiny
+
+
+def test_shrinking_twice_is_shrinking_once():
+    config = {
+        "text_config": {"model_type": "x", "d_model": 512, "encoder_attention_heads": 8},
+        "vision_config": {"model_type": "y", "hidden_size": 1152, "num_attention_heads": 16,
+                          "projection_dim": 512, "embedding_size": 288},
+    }  # fmt: skip
+    tiny = shrink(config)
+    assert tiny["vision_config"]["projection_dim"] == tiny["text_config"]["d_model"]
+    assert shrink(tiny) == tiny

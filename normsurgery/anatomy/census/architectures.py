@@ -97,10 +97,23 @@ _RESNET = {
         "out_features": ["stage2", "stage3", "stage4"],
     },
 }  # fmt: skip
+_SWIN = {
+    "model_type": "swin", "embed_dim": 96, "depths": [1, 1, 1, 1], "num_heads": [3, 6, 12, 24],
+    "out_indices": [2, 3, 4],
+}  # fmt: skip
 _DETR = ("conditional_detr", "dab_detr", "deformable_detr", "detr", "table_transformer")
+_SERIES = ("autoformer", "informer", "time_series_transformer")
+_STEPS = {"prediction_length": 4, "context_length": 16}
+# Every checkpoint says the sections of its positions.
+_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+_THIRDS = {"text_config": {"rope_parameters": {**_ROPE, "mrope_section": [16, 24, 24]}}}
+_HALF = {**_ROPE, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
+_HALF_THIRDS = {"text_config": {"rope_parameters": _HALF}}
+# The projector takes in the encoder's width.
+_PROJECTOR = {"projector_config": {"model_type": "blip_2_qformer", "encoder_hidden_size": 1024}}
 _OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_DETR, _RESNET),
-    "autoformer": {"prediction_length": 4, "context_length": 16},
+    **dict.fromkeys(_SERIES, _STEPS),
     **{key: {"num_blocks": 1} for key in ("eomt", "eomt_dinov3", "videomt")},
     "cohere_compass": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
@@ -110,8 +123,23 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True,
         "position_embedding_type": "rotary", "emb_layer_norm_before": False,
     },
+    "flava": {"return_loss": False},  # the loss wants a codebook's own picture
+    "hiera": {"decoder_hidden_size": 32, "decoder_depth": 1, "decoder_num_heads": 2},
+    **dict.fromkeys(("paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _THIRDS),
+    **dict.fromkeys(("glm4v", "glm_ocr"), _HALF_THIRDS),
+    **dict.fromkeys(("granite_speech", "granite_speech_plus"), _PROJECTOR),
+    "voxtral": {"audio_token_id": 24},
+    "janus": {"vision_config": {"projection_dim": 4096}},  # its text's width
+    "pp_doclayout_v2": {"class_thresholds": [0.5] * 25, "class_order": [*range(25)]},
+    # Where the decoder's width is the text's, the class lacks an attribute.
+    "omdet_turbo": {
+        **_RESNET, "backbone_config": _SWIN, "apply_layernorm_after_vision_backbone": False,
+        "encoder_hidden_dim": 160, "decoder_hidden_dim": 160,
+    },
     "nemotron": {"num_key_value_heads": 8},
     "moonshine_streaming": {"num_key_value_heads": 8},
+    "wav2vec2_bert": {"vocab_size": 32},  # None: a checkpoint of features alone
+    "xmod": {"default_language": "en_XX"},
     **dict.fromkeys(("hubert", "unispeech", "unispeech_sat", "wav2vec2", "wavlm"), _STABLE),
 }  # fmt: skip
 
