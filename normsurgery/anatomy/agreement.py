@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_WIDTH = ("hidden", "embed", "channel", "dim", "feature", "d_model", "width")
+_WIDTH = ("hidden", "embed", "channel", "dim", "feature", "d_model", "width", "projection")
 _NO_WIDTH = ("num_", "max_", "position", "head", "layers", "rope", "rotary", "patch_", "_ratio")
 # Parts of a width: LayoutLMv3's 4 coordinates and 2 sides, SAM's sines and cosines.
 _SHARES = {"coordinate_size": 6, "shape_size": 6, "num_pos_feats": 2}

@@ -36,7 +36,7 @@ def example_candidates(
     for choice in itertools.product(*(MAKERS[name](maker) for name in names)):
         inputs = dict(zip(names, choice, strict=True))
         if "input_ids" in inputs:
-            inputs = with_placeholders(model, inputs, maker.setting)
+            inputs = with_placeholders(model, inputs, maker.setting, longest=maker.longest)
         if "attention_mask" in accepted and "input_ids" in inputs:
             rows = inputs["input_ids"].shape[:1] + inputs["input_ids"].shape[-1:]
             inputs["attention_mask"] = torch.ones(rows, dtype=torch.long)

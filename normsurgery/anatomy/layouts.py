@@ -79,15 +79,20 @@ class Maker:
     def noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
 
+    @property
+    def longest(self) -> int:
+        """How many tokens the positions reach for."""
+        limits = [getattr(self.text, key, None) for key in _TEXT_LIMITS]
+        given = [limit for limit in limits if isinstance(limit, int) and limit > 0]
+        return min(given, default=1 << 30) - self._first_position()
+
     def _first_position(self) -> int:
         """The first token's position: RoBERTa and its kin begin after the pad id."""
         counted = (hasattr(m, "create_position_ids_from_input_ids") for m in self.model.modules())
         return (getattr(self.text, "pad_token_id", None) or 0) + 1 if any(counted) else 0
 
     def tokens(self) -> list[Tensor]:
-        limits = [getattr(self.text, key, None) for key in _TEXT_LIMITS]
-        first = self._first_position()
-        length = min([self.length, *(n - first for n in limits if isinstance(n, int) and n > 0)])
+        length = min(self.length, self.longest)
         ids = self._ids(self.batch, length)
         question = getattr(self.text, "question_token_id", None)
         if question is not None:  # Splinter asks at every such token
@@ -107,9 +112,11 @@ class Maker:
 
     def _ids(self, rows: int, length: int) -> Tensor:
         special = {
-            value for key, value in self.text.to_dict().items()
-            if key.endswith("token_id") and isinstance(value, int)
-        }  # fmt: skip
+            value
+            for config in (self.text, self.config)
+            for key, value in config.to_dict().items()
+            if key.endswith(("token_id", "token_index")) and isinstance(value, int)
+        }
         size = getattr(self.text, "vocab_size", None) or self.setting("vocab_size", default=160)
         allowed = torch.tensor([i for i in range(min(size, 4096)) if i not in special] or [0])
         return allowed[torch.randint(len(allowed), (rows, length), generator=self.generator)]

@@ -21,12 +21,12 @@ _FRAME_MASKS = ("input_features_mask", "feature_attention_mask")
 
 
 def with_placeholders(
-    model: nn.Module, inputs: dict[str, Tensor], setting: Callable[..., Any]
+    model: nn.Module, inputs: dict[str, Tensor], setting: Callable[..., Any], *, longest: int
 ) -> dict[str, Tensor]:
     """The inputs with `input_ids` [batch, features + length], and the masks that go with them.
 
-    setting: looks keys up in the model's configuration. Inputs that are not the model's layout, or
-    of a model that has no placeholders, come back as they are.
+    setting: looks keys up in the model's configuration. longest: rows are cut to it.
+    Inputs that are not the model's layout, or of a model without placeholders, come back unchanged.
     """
     accepted = inspect.signature(model.forward).parameters
     if "input_features" in inputs:
@@ -43,7 +43,7 @@ def with_placeholders(
         else:  # Qwen2-Audio puts all features of a sound where its one token is
             count = len(rows) if name == "input_features" else 0
         places = torch.full((len(rows), count // len(rows)), token, dtype=torch.long)
-        inputs = {**inputs, "input_ids": torch.cat([places, rows], dim=1)}
+        inputs = {**inputs, "input_ids": torch.cat([places, rows], dim=1)[:, :longest]}
         if "mm_token_type_ids" in accepted and name == "pixel_values":
             inputs["mm_token_type_ids"] = (inputs["input_ids"] == token).long()
     return inputs

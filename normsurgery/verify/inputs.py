@@ -111,7 +111,7 @@ def plan_inputs(
     request = _Request(model, tokens, max_length, seed, padding, layout)
     samples = _example(request, batch=2, length=max_length)
     ids_name = next((n for n in ("input_ids", "decoder_input_ids") if n in samples), None)
-    if ids_name is None or samples[ids_name].dim() != 2 or _has_placeholders(request, samples):
+    if ids_name is None or not _is_free_text(request, samples, samples[ids_name]):
         batches = tuple(_sampled(request, seed + i) for i in range(_SAMPLES // _ROWS))
         return Plan(batches, None, "random")
     length = samples[ids_name].shape[1]
@@ -146,14 +146,15 @@ def chosen_layout(model: Any, run: Callable[[dict[str, Tensor]], Any], *, length
     return working_candidate(host, run, length=length, seed=0)
 
 
-def _has_placeholders(request: _Request, samples: dict[str, Tensor]) -> bool:
-    """Whether the rows hold places for a picture's features, so that they are not free text."""
-    shorter = _example(request, batch=2, length=2).get("input_ids")
-    return (
-        "pixel_values" in samples
-        and shorter is not None
-        and bool((shorter[:, 0] == getattr(request.model.config, "image_token_id", -1)).all())
-    )
+def _is_free_text(request: _Request, samples: dict[str, Tensor], ids: Tensor) -> bool:
+    """Whether any text may stand in the rows: one a sample, no places for a picture's features.
+
+    samples: two of them.
+    """
+    if ids.dim() != 2 or len(ids) != 2:
+        return False  # several codebooks
+    place = getattr(request.model.config, "image_token_id", None)
+    return "pixel_values" not in samples or place is None or not bool((ids == place).any())
 
 
 def _example(
