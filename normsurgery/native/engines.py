@@ -15,12 +15,10 @@ _ACTIVATION = {"llama": "silu", "arcee": "relu2", "mixtral": "silu"}
 def expected_engines(config: Any) -> list[str]:
     """transformers, and the engines whose class of this type computes this configuration."""
     engines = ["transformers"]
-    if config.hidden_act != _ACTIVATION.get(config.model_type):
+    if config.model_type not in _ACTIVATION or config.hidden_act != _ACTIVATION[config.model_type]:
         return engines
     biased = getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope != "default":
+    if rope != "default" or (biased and config.model_type != "llama"):
         return engines
-    if not biased:
-        return [*engines, "vllm", "llama.cpp"]
-    return [*engines, "vllm", "llama.cpp"] if config.model_type == "llama" else engines
+    return [*engines, "vllm", "llama.cpp"]

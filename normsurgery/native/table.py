@@ -6,7 +6,7 @@ from typing import Any
 
 from normsurgery.native.conditions import equals, heads_fill_the_width, off
 from normsurgery.native.mapping import Move, NativeMapping, Target
-from normsurgery.native.targets import ARCEE, ERNIE, EUROBERT, LLAMA, MIXTRAL
+from normsurgery.native.targets import ARCEE, ERNIE, EUROBERT, IMAGEGPT, LLAMA, MIXTRAL
 from normsurgery.native.vision import VISION
 
 _QUERY_KEY_NORMS = "it normalizes queries and keys (qk_layernorm), which {target} does not"
@@ -211,6 +211,12 @@ def _esm() -> NativeMapping:
     )  # fmt: skip
 
 
+def _gpt2() -> NativeMapping:
+    """The base model only: ImageGPT's head has one row less than its table."""
+    names = r"(transformer\.(?:w[tp]e|ln_f|h\.\d+\.(?:ln_[12]|attn\.c_\w+|mlp\.c_\w+))\.\w+)"
+    return NativeMapping("GPT2", IMAGEGPT, (Move(names, r"\1"),), heads=("Model",))
+
+
 # Classes that more than one target fits, the engines' favourite first.
 _TWICE = (_starcoder2, _nemotron, _jais2, _gpt_neox, _gpt_neox_japanese, _persimmon)
 MAPPINGS: tuple[NativeMapping, ...] = (
@@ -220,5 +226,6 @@ MAPPINGS: tuple[NativeMapping, ...] = (
     _dbrx(),
     *(row(ERNIE) for row in (_stablelm, *_TWICE)),
     _esm(),
+    _gpt2(),
     *VISION,
 )

@@ -25,6 +25,7 @@ MIXTRAL = Target("Mixtral")
 EUROBERT = Target(
     "EuroBert", flags=_BIAS_FLAGS, fills={**_NO_GATE_FILLS, **_LLAMA_FILLS},
 )  # fmt: skip
+IMAGEGPT = Target("ImageGPT", rotary="", gated=False, eps="layer_norm_epsilon")
 INTERNVL_VISION = Target(
     "InternVLVision", rotary="", gated=False, keeps_final=True, eps="layer_norm_eps",
     flags={"attention_bias": r".*\.attention\.[qkv]_proj\.bias"},

@@ -17,7 +17,7 @@ from normsurgery.native.absorber import BOUND
 from normsurgery.native.plan import NativePlan
 from normsurgery.native.table import MAPPINGS
 from tests.families import build_spec
-from tests.native.conftest import accepted, edited, plans, with_config
+from tests.native.conftest import accepted, edited, plans, refusals, with_config
 from tests.native.families import FAMILIES
 
 ERNIE = "Ernie4_5_MoeForCausalLM"
@@ -59,7 +59,7 @@ def proved(plan: NativePlan) -> float:
 
 def test_every_row_of_the_table_is_tested():
     assert set(ROWS) == set(FAMILIES)
-    tested = {spec[0] for spec in FAMILIES.values()}
+    tested = {spec[0] for spec in FAMILIES.values()} | {"GPT2Model"}
     for mapping in MAPPINGS:
         assert tested & {f"{mapping.source}{head}" for head in mapping.heads}, str(mapping)
 
@@ -77,6 +77,19 @@ def test_every_target_is_proved_in_float64(built, family):
         assert proved(plan) <= (BOUND if plan.absorbs else 1e-13)
     if other is not None:
         assert not by_name[other].absorbs
+
+
+def test_gpt2_s_base_model_is_an_imagegpt_if_the_last_bias_is_zero(tmp_path):
+    values = {"n_layer": 3, "n_embd": 48, "n_head": 4, "vocab_size": 99, "n_positions": 64}
+    spec = "GPT2Model", "GPT2Config", values | {"bos_token_id": 1, "eos_token_id": 2}
+    build_spec(spec, tmp_path / "random")
+    assert "its output is an output" in refusals(tmp_path / "random")["ImageGPT"]
+    zero = edited(tmp_path / "random", tmp_path / "zero", lambda t: t["ln_f.bias"].zero_())
+    (plan,) = accepted(zero).values()
+    assert proved(plan) <= 1e-13
+    document = normsurgery.convert(zero, tmp_path / "out", target="native").to_dict()
+    assert document["target"]["architecture"] == "ImageGPTModel"
+    assert document["verification"]["native"]["verdict"] == "pass"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
