@@ -199,17 +199,19 @@ def _sabotage(model: Any, source: Any, anatomy: Anatomy) -> None:
             parameter.copy_(before)
         if changed and type(model) is not type(source):
             return
-        victim = _weight_that_matters(model, anatomy)
-        noise = torch.randn(victim.shape, generator=generator, dtype=victim.dtype)
-        victim += 1e-2 * noise * victim.std()
+        for victim in _weights_that_matter(model, anatomy):
+            noise = torch.randn(victim.shape, generator=generator, dtype=victim.dtype)
+            victim += 1e-2 * noise * victim.std()
 
 
-def _weight_that_matters(model: Any, anatomy: Anatomy) -> Tensor:
-    """A matrix that reads a converted norm; the largest, where the model has other names."""
+def _weights_that_matter(model: Any, anatomy: Anatomy) -> list[Tensor]:
+    """A matrix of every stream that reads a converted norm; the largest, under other names."""
     parameters: dict[str, Tensor] = dict(model.named_parameters())
+    found: dict[str, Tensor] = {}
     for stream in anatomy.convertible():
-        for name in stream.sites:
-            for reader in anatomy.sites[name].readers:
-                if reader.weight in parameters:
-                    return parameters[reader.weight]
-    return max(parameters.values(), key=lambda p: p.numel() if p.dim() == 2 else 0)
+        read = (reader.weight for name in stream.sites for reader in anatomy.sites[name].readers)
+        first = next((name for name in read if name in parameters), None)
+        if first:
+            found[first] = parameters[first]
+    largest = max(parameters.values(), key=lambda p: p.numel() if p.dim() == 2 else 0)
+    return list(found.values()) or [largest]

@@ -133,7 +133,7 @@ def test_the_block_s_mlp_copies_its_input_whatever_the_activation(act, gated):
     ("model_type", "act", "bias", "rope", "engines"),
     [
         ("llama", "silu", False, "default", ["vllm", "llama.cpp"]),
-        ("llama", "silu", True, "default", ["vllm"]),
+        ("llama", "silu", True, "default", ["vllm", "llama.cpp"]),
         ("llama", "gelu", False, "default", []),
         ("llama", "silu", False, "longrope", []),
         ("arcee", "relu2", False, "default", ["vllm", "llama.cpp"]),
