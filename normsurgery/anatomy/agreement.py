@@ -28,9 +28,9 @@ def agree(before: Mapping[str, Any], tiny: dict[str, Any], stems: Sequence[str])
     for old, new in _configurations(before, tiny):
         for size, small in _moves(old, new, stems).items():
             moved.setdefault(size, set()).add(small)
-    common = {}
-    for size, small in moved.items():
-        changed = small - {size} or small  # a part without heads was not shrunk: it follows
+    common: dict[int, int] = {}
+    for size, sizes in moved.items():
+        changed = sizes - {size} or sizes  # a part without heads was not shrunk: it follows
         if len(changed) == 1:
             common[size] = next(iter(changed))
     for old, new in _configurations(before, tiny):
