@@ -46,6 +46,7 @@ _CAPS = {
 _LABELS = ("id2label", "label2id")
 _TOKEN = ("token_id", "token_index")
 _DEPTH_LISTS = ("out_features", "indices")
+_TAP = "vision_feature_layer"
 _STAGES = ("stage_names", "out_features", "out_indices")
 # Windows must still tile the image; SAM's encoders of picture and prompt must agree on it.
 _TILED = ("window_size", "mask_input_channels")
@@ -70,9 +71,10 @@ def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, 
 
 def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
     tiny: dict[str, Any] = dict(config)
+    tapped = _taps_several_layers(config)
     for key, value in config.items():
         if isinstance(value, Mapping) and _is_config(value):
-            tiny[key] = _shrunk(value, depth)
+            tiny[key] = _shrunk(value, None if tapped and key == "vision_config" else depth)
     if depth is not None:
         _shrink_depth(tiny, depth)
     _shrink_widths(tiny)
@@ -116,6 +118,13 @@ def _patch(tiny: Mapping[str, Any]) -> tuple[int, Any]:
     return steps, patch[-1] if isinstance(patch, list) else patch
 
 
+def _taps_several_layers(config: Mapping[str, Any]) -> bool:
+    """Whether features of the picture are taken at several depths of its tower."""
+    parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    taps = [value for part in parts for key, value in part.items() if _TAP in str(key)]
+    return any(isinstance(value, list | tuple) for value in taps)
+
+
 def _is_config(value: Mapping[str, Any]) -> bool:
     return "model_type" in value or any(key in value for key in HIDDEN)
 
@@ -135,7 +144,8 @@ def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
     tiny.update({key: min(tiny[key], depth) for key in DEPTHS if isinstance(tiny.get(key), int)})
     for key, value in tiny.items():
         if isinstance(value, Mapping) and value and all(str(k).isdigit() for k in value):
-            tiny[key] = {k: v for k, v in value.items() if int(k) < depth or key in _LABELS}
+            kept = {k: v for k, v in value.items() if int(k) < depth or key in _LABELS}
+            tiny[key] = kept or value  # numbers of patches are no depths
     for key in _STAGES:  # a backbone names its outputs by their depth; its own default follows
         if not _are_widths(tiny.get(key)):
             tiny.pop(key, None)

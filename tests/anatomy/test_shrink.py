@@ -115,3 +115,15 @@ def test_shrinking_twice_is_shrinking_once():
     tiny = shrink(config)
     assert tiny["vision_config"]["projection_dim"] == tiny["text_config"]["d_model"]
     assert shrink(tiny) == tiny
+
+
+def test_a_tower_that_is_tapped_at_several_depths_keeps_them():
+    config = {
+        "vision_feature_layers": [-2, -5], "text_config": {"model_type": "x", "num_layers": 9},
+        "vision_config": {"model_type": "y", "num_hidden_layers": 24},
+    }  # fmt: skip
+    tiny = shrink(config, depth=2)
+    assert tiny["vision_config"]["num_hidden_layers"] == 24
+    assert tiny["text_config"]["num_layers"] == 2
+    single = shrink({**config, "vision_feature_layers": -2}, depth=2)
+    assert single["vision_config"]["num_hidden_layers"] == 2

@@ -128,13 +128,15 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _THIRDS),
     **dict.fromkeys(("glm4v", "glm_ocr"), _HALF_THIRDS),
     **dict.fromkeys(("granite_speech", "granite_speech_plus"), _PROJECTOR),
+    "aya_vision": {"vision_config": {"num_attention_heads": 16}},  # 14 do not share out 1152
     "voxtral": {"audio_token_id": 24},
     "janus": {"vision_config": {"projection_dim": 4096}},  # its text's width
     "pp_doclayout_v2": {"class_thresholds": [0.5] * 25, "class_order": [*range(25)]},
     # Where the decoder's width is the text's, the class lacks an attribute.
     "omdet_turbo": {
         **_RESNET, "backbone_config": _SWIN, "apply_layernorm_after_vision_backbone": False,
-        "encoder_hidden_dim": 160, "decoder_hidden_dim": 160,
+        "encoder_hidden_dim": 192, "decoder_hidden_dim": 192, "encoder_attention_heads": 6,
+        "decoder_num_heads": 6, "vision_features_channels": [192] * 3,
     },
     "nemotron": {"num_key_value_heads": 8},
     "moonshine_streaming": {"num_key_value_heads": 8},
