@@ -64,6 +64,11 @@ def as_linear(node: Node) -> Linear | None:
     return None
 
 
+def is_attention_map(node: Node) -> bool:
+    """The second result of nn.MultiheadAttention, which its last projection has no part in."""
+    return node.op == _ATTENTION and node.output > 0
+
+
 def _linear(
     node: Node, kind: str, weight: object, out_dim: int, in_dim: int | None,
     argument: object, bias: object,

@@ -158,9 +158,11 @@ class Anatomy:
         return replace(self, streams=kept)
 
     def convertible_parts(self) -> list[str]:
-        """Parts with blocks that convert on their own, by module name."""
+        """Parts with blocks that convert on their own, by module name, the most norms first."""
         parts = dict.fromkeys(s.part for s in self.convertible() if s.repeated and s.part)
-        return [part for part in parts if self.only(part).why_not() is None]
+        exact = [part for part in parts if self.only(part).why_not() is None]
+        norms = {part: sum(len(s.sites) for s in self.only(part).streams) for part in exact}
+        return sorted(exact, key=lambda part: -norms[part])
 
     def why_not(self) -> str | None:
         """Why LayerNorm → RMSNorm does not apply to the whole model, or None."""

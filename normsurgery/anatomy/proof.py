@@ -205,13 +205,9 @@ def _sabotage(model: Any, source: Any, anatomy: Anatomy) -> None:
 
 
 def _weights_that_matter(model: Any, anatomy: Anatomy) -> list[Tensor]:
-    """A matrix of every stream that reads a converted norm; the largest, under other names."""
+    """The matrices that read a converted norm; the largest of all, under other names."""
     parameters: dict[str, Tensor] = dict(model.named_parameters())
-    found: dict[str, Tensor] = {}
-    for stream in anatomy.convertible():
-        read = (reader.weight for name in stream.sites for reader in anatomy.sites[name].readers)
-        first = next((name for name in read if name in parameters), None)
-        if first:
-            found[first] = parameters[first]
-    largest = max(parameters.values(), key=lambda p: p.numel() if p.dim() == 2 else 0)
-    return list(found.values()) or [largest]
+    sites = (anatomy.sites[name] for stream in anatomy.convertible() for name in stream.sites)
+    read = dict.fromkeys(reader.weight for site in sites for reader in site.readers)
+    found = [parameters[name] for name in read if name in parameters]
+    return found or [max(parameters.values(), key=lambda p: p.numel() if p.dim() == 2 else 0)]

@@ -147,7 +147,7 @@ def _shrink_depth(tiny: dict[str, Any], depth: int) -> None:
             kept = {k: v for k, v in value.items() if int(k) < depth or key in _LABELS}
             tiny[key] = kept or value  # numbers of patches are no depths
     for key in _STAGES:  # a backbone names its outputs by their depth; its own default follows
-        if not _are_widths(tiny.get(key)):
+        if key == "out_indices" or not _are_widths(tiny.get(key)):
             tiny.pop(key, None)
 
 

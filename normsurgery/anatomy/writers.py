@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from normsurgery.anatomy.axes import MOVES, SCALINGS, carriers, parent_axis
-from normsurgery.anatomy.linears import Stored, as_linear, output_axis, stored
+from normsurgery.anatomy.linears import (
+    Stored,
+    as_linear,
+    is_attention_map,
+    output_axis,
+    stored,
+)
 from normsurgery.anatomy.model import Writer
 from normsurgery.anatomy.region import Region, nonzero
 from normsurgery.anatomy.trace import Node, Trace
@@ -82,7 +88,7 @@ def _shared(trace: Trace, uses: list[Stored]) -> dict[str, str]:
     shared: dict[str, str] = {}
     for use in uses:
         for consumer in trace.parameters[use.name].consumers:
-            if consumer not in allowed:
+            if consumer not in allowed and not is_attention_map(consumer):
                 shared[use.name] = consumer.module
         for step in use.path[:-1]:
             if any(consumer not in allowed for consumer in step.consumers):

@@ -118,6 +118,8 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "cohere_compass": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
     },
+    # With mean pooling the vision tower hands out the stream itself, mean included.
+    "internvl": {"vision_config": {"use_mean_pooling": False}},
     "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "esm": {
         "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "token_dropout": True,
@@ -148,6 +150,8 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
 
 def default_config(family: str, model_class: Any) -> Any:
     """The class's configuration with its default values (and what `_OVERRIDES` says)."""
-    if is_tower(model_class):
-        return model_class.config_class()
-    return model_class.config_class(**_OVERRIDES.get(family, {}))
+    chosen = _OVERRIDES.get(family, {})
+    if is_tower(model_class):  # the overrides are for the whole; a tower takes those that it knows
+        known = set(model_class.config_class().to_dict())
+        chosen = {key: value for key, value in chosen.items() if key in known}
+    return model_class.config_class(**chosen)
