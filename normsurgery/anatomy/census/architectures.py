@@ -56,8 +56,9 @@ def classes_of(family: str) -> list[type]:
 
 
 def is_tower(model_class: Any) -> bool:
-    """Whether the class is a part of a larger model, by its configuration's own word."""
-    return bool(getattr(model_class.config_class, "base_config_key", ""))
+    """Whether the class is a part of a larger model: its configuration or its name says so."""
+    nested = bool(getattr(model_class.config_class, "base_config_key", ""))
+    return nested or model_class.__name__.endswith("Backbone")
 
 
 def _modules(family: str) -> Iterator[Any]:
