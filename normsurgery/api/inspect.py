@@ -149,7 +149,8 @@ def _native(checkpoint: Checkpoint, examination: Examination) -> dict[str, Any]:
     plan = None
     if reason is None:
         try:
-            plan = best_native(native_plans(checkpoint, examination), examination)
+            plans = native_plans(checkpoint, examination, reads_weights=False)
+            plan = best_native(plans, examination)
         except UnsupportedModelError as error:
             reason = error.message
     return {

@@ -104,12 +104,17 @@ class Refusal:
 
 
 def native_plans(
-    checkpoint: Checkpoint, examination: Examination, *, dtype: str | None = None
+    checkpoint: Checkpoint,
+    examination: Examination,
+    *,
+    dtype: str | None = None,
+    reads_weights: bool = True,
 ) -> list[NativePlan | Refusal]:
     """A plan or a refusal for every mapping of the checkpoint's class, the best plan first.
 
     dtype: what the result is stored in, as safetensors spells it; None is the source's.
-    Reads at most a bias, and the q, k and v projections where the configuration clips them.
+    Reads at most a bias, and the q, k and v projections where the configuration clips them (with
+    reads_weights false, a clip is a refusal that says so).
     """
     import transformers
 
@@ -125,7 +130,9 @@ def native_plans(
             found.append(Refusal(mapping, f"there is no {target} to become"))
             continue
         try:
-            found.append(_Planner(checkpoint, examination, mapping, head, dtype).plan())
+            found.append(
+                _Planner(checkpoint, examination, mapping, head, dtype, reads_weights).plan()
+            )
         except UnsupportedModelError as error:
             found.append(Refusal(mapping, error.message))
     return sorted(found, key=lambda one: isinstance(one, Refusal))
@@ -140,6 +147,7 @@ class _Planner:
     mapping: NativeMapping
     head: str
     dtype: str | None
+    reads_weights: bool
 
     def plan(self) -> NativePlan:
         config = filled(self.examination, self.checkpoint)
@@ -186,6 +194,11 @@ class _Planner:
         limit = value_at(config, key) if key else None
         if key is None or limit is None:
             return self.examination
+        if not self.reads_weights:
+            _refuse_if(
+                f"{key} is {limit:g}, and only the weights tell whether it is ever reached "
+                "(convert --target native --dry-run reads them)"
+            )
         _refuse_if(why_clipped(self.checkpoint, self.examination, key, float(limit)))
         return unclipped(self.examination, key)
 

@@ -138,3 +138,10 @@ def test_the_recipe_runs(built, tmp_path):
     document = normsurgery.run(recipe, overrides=overrides).to_dict()
     assert document["target"]["architecture"] == "LlamaForCausalLM"
     assert document["verification"]["verdict"] == "pass"
+
+
+def test_inspect_reads_no_matrices_to_see_whether_a_clip_is_reached(built):
+    rows = {row["name"]: row for row in normsurgery.inspect(built("dbrx")).to_dict()["surgeries"]}
+    native = rows["convert --to rmsnorm --target native"]
+    assert not native["applies"]
+    assert "only the weights tell" in native["reason"]
