@@ -12,6 +12,7 @@ from normsurgery.anatomy.census import __main__ as command
 from normsurgery.anatomy.census import trial
 from normsurgery.anatomy.census.architectures import classes_of, families, is_tower
 from normsurgery.anatomy.proof import EXACT_BOUND
+from normsurgery.checkpoint import write_weights
 
 # Family → verdict, class, and what the reason or the part must say.
 SAMPLE = {
@@ -50,7 +51,7 @@ def test_a_family_gets_its_verdict(family):
 
 def test_a_wrong_result_is_called_wrong(monkeypatch):
     """The second witness: the model's own files, other values than the twin's."""
-    honest = trial.write_weights
+    honest = write_weights
 
     def spoilt(result, directory, **options):
         name = "transformer.h.0.mlp.c_fc.weight"
