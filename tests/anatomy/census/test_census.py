@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,23 @@ SAMPLE = {
     "convnext": ("refused", "ConvNextForImageClassification", "reads the stream without a norm"),
     "llama": ("no LayerNorm", "LlamaForCausalLM", "RMSNorm already"),
 }
+
+
+RECORD = Path(__file__).parents[2] / "data" / "census.csv"  # what the README counts
+
+
+def test_the_record_that_the_readme_counts_agrees_with_the_sample():
+    with RECORD.open(encoding="utf-8", newline="") as file:
+        recorded = {row["family"]: row for row in csv.DictReader(file)}
+    for family, (verdict, architecture, _) in SAMPLE.items():
+        if family in recorded:  # those without a LayerNorm in their code are not
+            found = recorded[family]
+            assert (found["verdict"], found["architecture"]) == (verdict, architecture)
+    assert not [row for row in recorded.values() if row["verdict"] == "WRONG"]
+    counts = Counter(row["verdict"] for row in recorded.values())
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    for verdict in ("proved", "part", "refused"):
+        assert f"\n| {counts[verdict]} | " in readme
 
 
 def _last(family):
