@@ -11,12 +11,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.model import NormSite
+from normsurgery.anatomy.model import NormSite, Reader
 from normsurgery.anatomy.twin import build_twin
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.native.conditions import value_at
@@ -72,19 +71,25 @@ def why_clipped(
     )
 
 
-def _bound(checkpoint: Checkpoint, examination: Examination, site: NormSite, reader: Any) -> float:
+def _bound(
+    checkpoint: Checkpoint, examination: Examination, site: NormSite, reader: Reader
+) -> float:
+    """The largest value that a linear [out, width] can give for this norm's output."""
     names = examination.names
-    weight = _held(checkpoint, examination, reader.weight).load().double()
-    width = weight.shape[1]
+    weight = _held(checkpoint, examination, reader.weight)
     gamma, beta = gain_of(checkpoint, names, site.norm), shift_of(checkpoint, names, site.norm)
-    scaled = weight if gamma is None else weight * gamma()
-    constant = torch.zeros(weight.shape[0], dtype=torch.float64)
-    if beta is not None:
-        constant += weight @ beta()
-    if reader.bias:
-        constant += _held(checkpoint, examination, reader.bias).load().double()
-    reach = scaled.norm(dim=1) * math.sqrt(width) + constant.abs()
-    return float(reach.max())
+    ones = torch.ones(weight.shape[1], dtype=torch.float64)
+    gain, shift = gamma() if gamma else ones, beta() if beta else 0 * ones
+    bias = _held(checkpoint, examination, reader.bias).load().double() if reader.bias else None
+    worst, start = 0.0, 0
+    for slab in weight.slabs():
+        rows = slab.double()
+        constant = rows @ shift
+        if bias is not None:
+            constant = constant + bias[start : start + len(rows)]
+        reach = (rows * gain).norm(dim=1) * math.sqrt(weight.shape[1]) + constant.abs()
+        worst, start = max(worst, float(reach.max())), start + len(rows)
+    return worst
 
 
 def _held(checkpoint: Checkpoint, examination: Examination, parameter: str) -> LazyTensor:
