@@ -69,7 +69,8 @@ def anatomy_of(twin: Twin) -> Anatomy:
             tied[first] = (*tied.get(first, ()), name)
     return read_anatomy(
         recorded, norms, class_name=type(model).__name__,
-        modules=[name for name, _ in model.named_modules()], tied=tied,
+        modules=[name for name, _ in model.named_modules()],
+        parameters=[name for name, _ in model.named_parameters()], tied=tied,
     )  # fmt: skip
 
 

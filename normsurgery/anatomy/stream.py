@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from normsurgery.anatomy.doors import later_starts
-from normsurgery.anatomy.model import Anatomy, Block, Online, Stream
+from normsurgery.anatomy.model import Anatomy, Block, NormSite, Online, Stream
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.reading import Reading
 from normsurgery.anatomy.region import Region, explore
@@ -23,11 +23,13 @@ def read_anatomy(
     *,
     class_name: str,
     modules: Iterable[str],
+    parameters: Iterable[str] = (),
     tied: Mapping[str, tuple[str, ...]],
 ) -> Anatomy:
     """What the traced model is made of.
 
-    norms: by module name. modules: names of all modules. tied: parameter → its other names.
+    norms: by module name. modules, parameters: names of all, also of those that did not run.
+    tied: parameter → its other names.
     """
     blocks = blocks_of(modules)
     regions = _regions(trace, norms)
@@ -37,6 +39,8 @@ def read_anatomy(
     others = [region for region in regions if region not in residual]
     streams += _sublayer_streams(trace, others, streams, norms, blocks)
     streams = [_unless_block_by_block(stream, streams) for stream in streams]
+    unread = [name for name in parameters if name not in trace.parameters]
+    streams = [_with_siblings(stream, unread) for stream in streams]
     in_stream = {name for stream in streams for name in stream.sites}
     covered = {node for region in regions for node in region.axes}
     sites = {
@@ -45,9 +49,32 @@ def read_anatomy(
         )
         for node in trace.norm_nodes()
     }
+    sites = {name: _unless_unread(site, unread) for name, site in sites.items()}
     return Anatomy(
         class_name, tuple(blocks), sites, tuple(streams), tuple(trace.outputs), dict(tied)
     )
+
+
+def _with_siblings(stream: Stream, unread: Sequence[str]) -> Stream:
+    """The stream with the experts that no token was sent to: they write as their siblings do."""
+    alike = {place(writer.weight): writer for writer in stream.writers if not writer.scale}
+    more = []
+    for name in unread:
+        like = alike.get(place(name))
+        if like is not None:
+            module = name.rpartition(".")[0]
+            bias = like.bias and f"{module}.{like.bias.rpartition('.')[2]}"
+            more.append(replace(like, weight=name, module=module, bias=bias, shared=""))
+    return replace(stream, writers=(*stream.writers, *more))
+
+
+def _unless_unread(site: NormSite, unread: Sequence[str]) -> NormSite:
+    """The site, whose γ and β stay where a sibling of one of its readers did not run."""
+    places = {place(reader.weight) for reader in site.readers}
+    missed = next((name for name in unread if place(name) in places), None)
+    if missed is None or site.unfoldable:
+        return site
+    return replace(site, unfoldable=f"{missed} was not run on the example inputs")
 
 
 def _regions(trace: Trace, norms: Mapping[str, Norm]) -> list[Region]:

@@ -64,7 +64,10 @@ def _anatomy(mixer):
     norms = find_norms(model, shapes)
     recorded = trace(model, inputs, norms=set(norms))
     names = [name for name, _ in model.named_modules()]
-    return read_anatomy(recorded, norms, class_name="Model", modules=names, tied={})
+    parameters = [name for name, _ in model.named_parameters()]
+    return read_anatomy(
+        recorded, norms, class_name="Model", modules=names, parameters=parameters, tied={}
+    )
 
 
 def _writers(anatomy):
@@ -87,3 +90,25 @@ def test_a_convolution_is_a_writer_unless_it_works_in_groups():
     reason = _anatomy(lambda: Convolution(WIDTH)).why_not()
     assert reason is not None
     assert "a centring in every block" in reason
+
+
+class Experts(nn.Module):
+    """A mixture of which these inputs only ever reach the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, hidden):
+        return self.experts[0](hidden)
+
+
+def test_experts_that_no_token_was_sent_to_are_writers_too_and_keep_the_norm_from_folding():
+    anatomy = _anatomy(Experts)
+    (stream,) = anatomy.convertible()
+    names = {f"blocks.{i}.mixer.experts.{k}" for i in range(2) for k in range(3)}
+    assert _writers(anatomy) == {"stem.weight", *(f"{name}.weight" for name in names)}
+    biases = {writer.bias for writer in stream.writers}
+    assert biases == {"stem.bias", *(f"{name}.bias" for name in names)}
+    assert "was not run" in anatomy.sites["blocks.0.norm"].unfoldable
+    assert not anatomy.sites["last"].unfoldable
