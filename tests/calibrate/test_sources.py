@@ -192,3 +192,26 @@ def test_the_seed_chooses_rows(build):
 )
 def test_rows_are_as_long_as_the_model_reads(build, config, length):
     assert load(build(**config), None, tokens=9000, max_length=None).ids.shape[1] == length
+
+
+def test_a_tokenizer_s_own_limit_is_the_default_and_not_a_bound(build):
+    model = build(max_position_embeddings=128)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.model_max_length = 32
+    tokenizer.save_pretrained(model)
+    assert load(model, None, tokens=500, max_length=None).ids.shape[1] == 32
+    assert load(model, None, tokens=500, max_length=100).ids.shape[1] == 100
+
+
+def test_only_the_column_of_the_text_is_read_from_parquet(build, tmp_path):
+    pyarrow, parquet = (pytest.importorskip(m) for m in ("pyarrow", "pyarrow.parquet"))
+    path = tmp_path / "wide.parquet"
+    table = pyarrow.table({"text": LINES, "picture": [bytes(64)] * 3, "messages": [None] * 3})
+    parquet.write_table(table, path, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    start = data.index(bytes(64))
+    path.write_bytes(data[: start - 20] + b"\xff" * 84 + data[start + 64 :])
+    with pytest.raises(OSError):
+        parquet.read_table(path)
+    model = build()
+    assert decoded(model, load(model, str(path))) == "</s>".join(LINES)
