@@ -83,18 +83,18 @@ def silenced(
     model: nn.Module, stack: Stack, writers: Sequence[Sequence[BlockWriter]]
 ) -> Iterator[None]:
     """The model with every writer's contribution made zero, as it was afterwards."""
-    values: dict[Tensor, Tensor] = {}
+    before: dict[Tensor, Tensor] = {}
     with torch.no_grad():
         for block, own in zip(stack.blocks, writers, strict=True):
             for name, value in silence_of(own).items():
                 parameter = model.get_parameter(f"{block}.{name}")
-                values.setdefault(parameter, parameter.detach().clone())
+                before.setdefault(parameter, parameter.detach().clone())
                 parameter.fill_(value)
         try:
             yield
         finally:
-            for parameter, value in values.items():
-                parameter.copy_(value)
+            for changed, values in before.items():
+                changed.copy_(values)
 
 
 def silence_of(writers: Sequence[BlockWriter]) -> dict[str, float]:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normsurgery.anatomy.depth_keys import Key, depth_keys
+from normsurgery.anatomy.config_places import Key
+from normsurgery.anatomy.depth_keys import depth_keys
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.runtime import single_thread
