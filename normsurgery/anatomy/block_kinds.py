@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 Kind: TypeAlias = Mapping[str, Any]  # what → value
 ABSENT = "nothing"
-_PARAMETER = "parameter "
+_PARAMETER, _BUFFER = "parameter ", "buffer "
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ class Kinds:
     def parameters(self, block: int) -> set[str]:
         """Names of a block's parameters, relative to it."""
         return {what[len(_PARAMETER) :] for what in self.blocks[block] if _is_parameter(what)}
+
+    def tensors(self, block: int) -> set[str]:
+        """Names of a block's parameters and buffers, relative to it."""
+        buffers = {what[len(_BUFFER) :] for what in self.blocks[block] if what.startswith(_BUFFER)}
+        return self.parameters(block) | buffers
 
     def keeper(self) -> int | None:
         """The one block that has all that every other block has and parameters besides, if any.
@@ -189,9 +194,9 @@ def _facts(block: nn.Module, idle: Collection[str]) -> Iterator[tuple[str, Any]]
             if not key.startswith("_") and key != "training" and _is_plain(value):
                 yield prefix + key, getattr(value, "__qualname__", value)
     for name, parameter in block.named_parameters():
-        yield f"parameter {name}", tuple(parameter.shape)
+        yield _PARAMETER + name, tuple(parameter.shape)
     for name, buffer in block.named_buffers():
-        yield f"buffer {name}", tuple(buffer.shape)
+        yield _BUFFER + name, tuple(buffer.shape)
 
 
 def _is_plain(value: Any) -> bool:
