@@ -144,9 +144,7 @@ class Blockwise:
             ids = rows.ids[piece].to(self.device)
             scored = rows.scored[piece, 1:].to(self.device)
             logits = self.logits(ids, x[piece].to(self.device, self.dtype))[:, :-1][scored]
-            losses.append(
-                nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none")
-            )
+            losses.append(nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none"))
         return torch.cat(losses)
 
     def logits(self, ids: Tensor, x: Tensor) -> Tensor:
@@ -175,7 +173,9 @@ class Blockwise:
         last = len(self.blocks) - 1
 
         def note(place: int, call: Call, stream: Tensor) -> Tensor:
-            calls.append(Call(self._pool.share(call.args), self._pool.share(call.kwargs), call.name))
+            calls.append(
+                Call(self._pool.share(call.args), self._pool.share(call.kwargs), call.name)
+            )
             if place == 0:
                 found.append(stream)
             if place == last:

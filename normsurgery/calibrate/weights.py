@@ -53,7 +53,7 @@ class Loader:
         self.model, self.checkpoint, self.device, self.dtype = model, checkpoint, device, dtype
         self.names = examination.names
         self.bytes_read = 0
-        self._meta = {name: value for name, value in _state(model)}
+        self._meta = dict(_state(model))
         self._stored: dict[str, list[tuple[str, Part]]] = {}
         for disk, part in self.names.parts.items():
             self._stored.setdefault(part.parameter, []).append((disk, part))

@@ -36,6 +36,7 @@ def forms_on_twin(twin: Twin, blocks: Sequence[str]) -> list[Form]:
     Raises UnsupportedModelError with the reason where it does not.
     """
     model = twin.model
+    _check_reads_text(model)
     modules = [model.get_submodule(name) for name in blocks]
     ids = _ids(model)
     with quiet(), torch.no_grad(), Float64():
@@ -50,6 +51,15 @@ def forms_on_twin(twin: Twin, blocks: Sequence[str]) -> list[Form]:
             _HINT,
         )
     return forms
+
+
+def _check_reads_text(model: Any) -> None:
+    if model.main_input_name != "input_ids":
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not predict text from text: its input is "
+            f"{model.main_input_name}",
+            _HINT,
+        )
 
 
 def _ids(model: Any) -> Tensor:
@@ -106,7 +116,8 @@ def _streamed(model: Any, modules: Sequence[nn.Module], forms: Sequence[Form], i
         model(**text_inputs(ids))
     if streams[0].dim() != 3 or streams[0].shape[:2] != ids.shape:
         raise UnsupportedModelError(
-            f"the stream of {type(model).__name__} is {list(streams[0].shape)}, not [rows, time, d]",
+            f"the stream of {type(model).__name__} has the shape {list(streams[0].shape)}, "
+            "not [rows, time, d]",
             _HINT,
         )
     x = streams[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from normsurgery.anatomy.examine import examine
+from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.calibrate.blockwise import Blockwise
@@ -30,9 +32,13 @@ def opened(directory: Path, *lengths: int, **options: Any) -> Blockwise:
 
 
 def through(engine: Blockwise) -> Any:
-    states = engine.embedded()
+    """The stream after all blocks, every float32 cast in model code answered in float64."""
+    with Float64():
+        states = engine.embedded()
     for block in engine.order:
-        engine.advance(block, states)
+        with engine.loaded(block) as module, Float64(), torch.no_grad():
+            for batch in range(len(engine.batches)):
+                states[batch] = engine.run(module, block, batch, states[batch])
     return states
 
 
@@ -41,9 +47,37 @@ def own_model(directory: Path) -> Any:
 
     name = open_checkpoint(directory).config["architectures"][0]
     with quiet():
-        return getattr(transformers, name).from_pretrained(
-            directory, dtype=torch.float64, experts_implementation="eager"
+        return (
+            getattr(transformers, name)
+            .from_pretrained(directory, dtype=torch.float64, experts_implementation="eager")
+            .eval()
         )
+
+
+def own_rows(
+    model: Any, engine: Blockwise
+) -> Iterator[tuple[int, int, torch.Tensor, torch.Tensor]]:
+    """(batch, row, ids, logits) of the model's own forward on each row alone, without pads."""
+    for index, batch in enumerate(engine.batches):
+        for row in range(len(batch.ids)):
+            ids = batch.ids[row : row + 1, : int(batch.mask[row].sum())]
+            with torch.no_grad():
+                yield index, row, ids[0], model(input_ids=ids).logits[0]
+
+
+def assert_like(engine: Blockwise, states: Any, model: Any) -> None:
+    for index, row, ids, plain in own_rows(model, engine):
+        ours = engine.logits(engine.batches[index].ids, states[index])[row, : len(ids)]
+        assert (ours - plain).abs().max() <= 1e-12 * plain.abs().max()
+
+
+def own_losses(model: Any, engine: Blockwise) -> torch.Tensor:
+    return torch.cat(
+        [
+            torch.nn.functional.cross_entropy(plain[:-1], ids[1:], reduction="none")
+            for _, _, ids, plain in own_rows(model, engine)
+        ]
+    )
 
 
 @pytest.mark.parametrize("family", LANGUAGE_MODELS)
@@ -51,17 +85,12 @@ def test_it_gives_what_the_models_own_forward_gives(family: str, tmp_path: Path)
     build_spec(LANGUAGE_MODELS[family], tmp_path)
     engine = opened(tmp_path)
     states = through(engine)
-    losses = engine.token_losses(states)
-    model = own_model(tmp_path).eval()
-    for index, batch in enumerate(engine.batches):
-        with torch.no_grad():
-            plain = model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits
-        ours = engine.logits(batch.ids, states[index])
-        assert (ours - plain)[batch.mask].abs().max() <= 1e-12 * plain[batch.mask].abs().max()
-        wanted = torch.nn.functional.cross_entropy(
-            plain[:, :-1].transpose(1, 2), batch.ids[:, 1:], reduction="none"
-        )[batch.mask[:, 1:]]
-        torch.testing.assert_close(losses[index], wanted, rtol=1e-12, atol=1e-12)
+    model = own_model(tmp_path)
+    with Float64():
+        losses = engine.token_losses(states)
+        assert_like(engine, states, model)
+        wanted = own_losses(model, engine)
+    torch.testing.assert_close(torch.cat(losses), wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_at_most_one_block_is_resident(tmp_path: Path) -> None:
@@ -95,16 +124,13 @@ def test_a_block_is_given_back_when_its_use_fails(tmp_path: Path) -> None:
 def test_an_order_runs_the_blocks_that_it_names(tmp_path: Path) -> None:
     build_spec(LANGUAGE_MODELS["gemma2"], tmp_path)
     engine = opened(tmp_path, order=(0, 1, 3))
-    states = through(engine)
-    model = own_model(tmp_path).eval()
+    model = own_model(tmp_path)
     # a block that adds nothing to the stream stands for one that is not there
     dropped = model.model.layers[2]
     dropped.forward = lambda hidden_states, *args, **kwargs: hidden_states
-    for index, batch in enumerate(engine.batches):
-        with torch.no_grad():
-            plain = model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits
-        ours = engine.logits(batch.ids, states[index])
-        torch.testing.assert_close(ours[batch.mask], plain[batch.mask], rtol=1e-12, atol=1e-12)
+    states = through(engine)
+    with Float64():
+        assert_like(engine, states, model)
 
 
 def test_equal_arguments_are_kept_once(tmp_path: Path) -> None:
