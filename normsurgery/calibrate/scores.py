@@ -1,10 +1,12 @@
 """Which blocks matter least: every score of every window of blocks, from text.
 
-angular: arccos(cos(x_i, x_{i+n}))/π, mean over tokens (arXiv 2403.17887). influence: Σ over the
-window of 1 − E cos(x_l, x_{l+1}) (ShortGPT, arXiv 2403.03853). fit: 1 − R² of the best linear map
-of the MLP output before the window to what the window and that MLP add. loss: cross-entropy
-without the window. last: how many blocks follow it (arXiv 2411.15558). taylor: Σ |g · w|
-(arXiv 2305.11627). Of each, less means that the window is missed less.
+angular: arccos(cos(x_i, x_{i+n}))/π, mean over tokens (arXiv 2403.17887).
+influence: Σ over the window of 1 − E cos(x_l, x_{l+1}) (ShortGPT, arXiv 2403.03853).
+fit: the share of the stream after the window that the best linear map of the MLP output before it
+leaves unexplained (ours; that map is ReplaceMe's, arXiv 2505.02819).
+loss: cross-entropy without the window. last: how many blocks follow it (arXiv 2411.15558).
+taylor: Σ |g · w| (arXiv 2305.11627).
+Of each, less means that the window is missed less.
 """
 
 from __future__ import annotations
