@@ -69,7 +69,9 @@ def model_card(
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
     """Front matter that is ours to say; `tags` and `library_name` give way to the source's."""
     norms = [kind.lower() for kind in _norms_after(document["receipts"])]
-    custom = [] if document["target"]["form"] == "native" else ["custom_code"]
+    target = document["target"]
+    plain = target["form"] == "native" or not target.get("modeling_file", True)
+    custom = [] if plain else ["custom_code"]
     found: dict[str, Any] = {}
     if _is_on_hub(document["source"]):
         found = {"base_model": [document["source"]["model"]], "base_model_relation": RELATION}

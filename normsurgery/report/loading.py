@@ -17,6 +17,6 @@ def loading_lines(target: Mapping[str, Any], where: str) -> list[str]:
     lines = [f"from transformers import {auto}"]
     if target["form"] != "graft":
         lines += [STOCK, f"model = {plain}"] if target["form"] == "stock" else [f"model = {plain}"]
-    if target["form"] != "native":
+    if target["form"] != "native" and target.get("modeling_file", True):
         lines += [GRAFT, f"model = {trusted}"]
     return lines
