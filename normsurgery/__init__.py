@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.version import VERSION
 
 if TYPE_CHECKING:
+    from normsurgery.api.arrange import ArrangeResult as ArrangeResult
+    from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
     from normsurgery.api.inspect import InspectResult as InspectResult
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _HOME_OF = {
+    "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
     "HubError": "errors",
@@ -44,6 +47,7 @@ _HOME_OF = {
     "UsageError": "errors",
     "VerificationError": "errors",
     "VerifyResult": "api.verify",
+    "arrange": "api.arrange",
     "convert": "api.convert",
     "inspect": "api.inspect",
     "run": "recipe",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from normsurgery.cli.arrange import arrange
 from normsurgery.cli.convert import convert
 from normsurgery.cli.inspect import inspect
 from normsurgery.cli.run import run
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(convert)
+app.command()(arrange)
 app.command()(verify)
 app.command()(run)
 

@@ -55,6 +55,21 @@ Part = Annotated[
         metavar="NAME", help="Convert only what lies in this module, such as vision_model."
     ),
 ]
+Blocks = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        help="The blocks in order, such as 0-7,zero,8-11: numbers from 0, ranges, and zero for "
+        "one that does nothing yet.",
+    ),
+]
+Stack = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which row of blocks, where there are several: encoder, decoder, vision, or its path.",
+    ),
+]
 DType = Annotated[
     DTypeName | None, typer.Option(help="Storage dtype of the result. [default: the source's]")
 ]
