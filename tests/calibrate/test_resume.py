@@ -56,8 +56,16 @@ def work_of(engine: Blockwise, directory: Path, **parameters: Any) -> Work:
 
 @pytest.mark.parametrize(
     ("methods", "fails"),
-    [(METHODS[:3], 0), (METHODS[:3], 1), (METHODS[:3], 3), (("loss",), 1), (("loss",), 3)]
-    + [(METHODS, 2), (METHODS, 4), (METHODS, 6)],
+    [
+        (METHODS[:3], 0),
+        (METHODS[:3], 1),
+        (METHODS[:3], 3),
+        (("loss",), 1),
+        (("loss",), 3),
+        (METHODS, 2),
+        (METHODS, 4),
+        (METHODS, 6),
+    ],
 )
 def test_only_the_remaining_blocks_are_loaded(
     methods: tuple[str, ...], fails: int, llama: Path, tmp_path: Path
