@@ -72,6 +72,17 @@ def test_explain_shows_every_window_in_order_and_a_missing_figure_as_such():
     assert row(text, "blocks") == ["angular", "fit"]
 
 
+def test_blocks_that_were_dropped_one_by_one_are_all_marked():
+    document = documents.prune_document()
+    document["scores"] = [{"blocks": [i], "angular": i / 10} for i in range(12)]
+    document["blocks"]["dropped"] = [7, 2, 4]
+    document["explain"] = True
+    text = shown(document)
+    marked = [line.split()[0] for line in text.splitlines() if line.endswith("← dropped")]
+    assert marked == ["2", "4", "7"]
+    assert "without 2, 4, 7" in text
+
+
 def test_a_score_that_is_absent_everywhere_does_not_choose():
     document = documents.prune_document()
     document["method"] = "last"
