@@ -202,3 +202,12 @@ def test_a_graft_that_swaps_no_norms_is_not_said_to():
 
 def test_a_healed_model_is_called_so():
     assert "# pythia-160m, healed\n" in model_card(documents.heal_document(), None, notes=[])
+
+
+def test_a_target_that_states_its_modeling_file_is_believed():
+    document = documents.convert_document()
+    document["target"]["modeling_file"] = False
+    assert "trust_remote_code" not in shown(document)
+    document = documents.prune_document()
+    document["target"]["modeling_file"] = True
+    assert "trust_remote_code=True" in shown(document)
