@@ -1,0 +1,99 @@
+"""Which block of the teacher each block of the student answers to.
+
+A kept block's output should be the stream that the teacher has just before the next kept block:
+where nothing was cut between the two that is the same block's output, and at a seam it is what the
+cut blocks would have made of it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from normsurgery.anatomy.examine import Examination
+from normsurgery.errors import UnsupportedModelError, UsageError
+
+ZERO = "zero"
+
+
+def text_blocks(examination: Examination, model: Any) -> str:
+    """Module path of the blocks that the text passes through, in a model at full size.
+
+    Raises UnsupportedModelError where there are none, or several.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = {id(module) for module in (decoder or model).modules()}
+    found = [
+        block.name
+        for block in examination.anatomy.blocks
+        if id(model.get_submodule(block.name)) in inside
+    ]
+    if len(found) != 1:
+        said = "no row of repeated blocks" if not found else f"several: {', '.join(found)}"
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has {said}, so it is not known which blocks to train",
+            "--train full needs no blocks",
+        )
+    return found[0]
+
+
+def blocks_of(model: Any, path: str) -> list[nn.Module]:
+    """The blocks of a model at a module path, in order."""
+    return list(model.get_submodule(path).children())
+
+
+def recorded_order(directory: Path) -> list[int | None] | None:
+    """Source block of each block, as surgery.json records it; None where it does not.
+
+    A zero block, which has no source, is None.
+    """
+    path = directory / "surgery.json"
+    try:
+        blocks = json.loads(path.read_text(encoding="utf-8")).get("blocks")
+        order = (blocks or {}).get("order")
+        if order is None:
+            return None
+        return [None if source == ZERO or source is None else int(source) for source in order]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"surgery.json beside the model cannot be read: {error}",
+            "--hidden 0 does without it",
+        ) from None
+
+
+def matched_blocks(
+    student: int, teacher: int, order: list[int | None] | None
+) -> list[tuple[int, int]]:
+    """(student's block, teacher's block) pairs whose outputs should agree.
+
+    student, teacher: their depths. order: source block of each of the student's, where known.
+    Raises UsageError where no pairing can be told.
+    """
+    if order is None:
+        if student != teacher:
+            raise UsageError(
+                f"the student has {student} blocks and the teacher {teacher}, and no surgery.json "
+                "beside the student says which is which",
+                "--hidden 0, or prune with normsurgery, which records it",
+            )
+        return [(block, block) for block in range(student)]
+    if len(order) != student:
+        raise UsageError(
+            f"surgery.json lists {len(order)} blocks, the student has {student}", "--hidden 0"
+        )
+    kept = [(at, source) for at, source in enumerate(order) if source is not None]
+    sources = [source for _, source in kept]
+    rising = all(a < b for a, b in zip(sources, sources[1:], strict=False))
+    if not rising or (sources and sources[-1] >= teacher):
+        raise UsageError(
+            "the student repeats or reorders the teacher's blocks, so its stream has no "
+            "counterpart there",
+            "--hidden 0",
+        )
+    nexts = [*sources[1:], teacher]
+    return [(at, following - 1) for (at, _), following in zip(kept, nexts, strict=True)]
