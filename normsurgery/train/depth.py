@@ -9,40 +9,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.anatomy.stacks import Stack, read_stacks
 from normsurgery.errors import UnsupportedModelError, UsageError
 
 ZERO = "zero"
 
 
-def text_blocks(examination: Examination, model: Any) -> str:
-    """Module path of the blocks that the text passes through, in a model at full size.
+def text_stack(examination: Examination) -> Stack:
+    """The blocks that the text passes through: those that the language head reads.
 
-    Raises UnsupportedModelError where there are none, or several.
+    Raises UnsupportedModelError where no stack, or more than one, can be meant.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    inside = {id(module) for module in (decoder or model).modules()}
-    found = [
-        block.name
-        for block in examination.anatomy.blocks
-        if id(model.get_submodule(block.name)) in inside
-    ]
+    stacks = read_stacks(examination)
+    found = [stack for stack in stacks if stack.language] or list(stacks)
     if len(found) != 1:
-        said = "no row of repeated blocks" if not found else f"several: {', '.join(found)}"
+        names = ", ".join(stack.name for stack in found)
+        said = f"several stacks of blocks: {names}" if found else "no stack of repeated blocks"
         raise UnsupportedModelError(
-            f"{type(model).__name__} has {said}, so it is not known which blocks to train",
-            "--train full needs no blocks",
+            f"{examination.model_class.__name__} has {said}, so it is not known which to train",
+            "--train full --hidden 0 needs none",
         )
     return found[0]
-
-
-def blocks_of(model: Any, path: str) -> list[nn.Module]:
-    """The blocks of a model at a module path, in order."""
-    return list(model.get_submodule(path).children())
 
 
 def recorded_order(directory: Path) -> list[int | None] | None:

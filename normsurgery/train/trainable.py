@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from normsurgery.anatomy.examine import Examination
-from normsurgery.train.depth import blocks_of, text_blocks
+from normsurgery.train.depth import text_stack
 
 LAST_BLOCKS = 3
 
@@ -34,7 +34,8 @@ def choose_all(model: nn.Module) -> tuple[str, ...]:
 def choose_head_and_last(model: Any, examination: Examination) -> tuple[str, ...]:
     """The last three blocks, the final norm and an untied head train. Returns notes."""
     freeze(model)
-    modules = list(blocks_of(model, text_blocks(examination, model))[-LAST_BLOCKS:])
+    last = text_stack(examination).blocks[-LAST_BLOCKS:]
+    modules = [model.get_submodule(name) for name in last]
     modules += [model.get_submodule(name) for name in _final_norms(examination)]
     notes: tuple[str, ...] = ()
     head = model.get_output_embeddings()

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
 from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.report.progress import Advance
@@ -62,6 +63,7 @@ class HealTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
         self._parts: dict[str, Tensor] = {}
         self._tokens = 0
+        self.remove_callback(PrinterCallback)
         if teacher is not None:
             teacher.model.to(self.args.device)
 
@@ -78,7 +80,7 @@ class HealTrainer(Trainer):  # type: ignore[misc]
         total = counted.sum() if num_items_in_batch is None else num_items_in_batch
         with self._taps.taken() as streams:
             outputs = model(**inputs)
-        sums = self._sums(outputs.logits, labels, dict(streams), inputs)
+        sums = self._sums(outputs.logits, labels, streams, inputs)
         scale = self.accelerator.num_processes / total
         loss = torch.stack([getattr(self._weights, name) * part for name, part in sums.items()])
         self._note({name: part.detach() * scale for name, part in sums.items()}, int(total))
