@@ -23,7 +23,7 @@ from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.train.data import RowsDataset, collate
 from normsurgery.train.depth import matched_blocks, recorded_order, text_stack
-from normsurgery.train.lora import adapted_weights, add_lora, merge_lora
+from normsurgery.train.lora import add_lora, linear_names, merge_lora, stacked_names
 from normsurgery.train.options import TrainOptions
 from normsurgery.train.taps import Taps
 from normsurgery.train.trainable import (
@@ -233,8 +233,10 @@ def choose(
     """
     if options.method == "lora":
         blocks = text_stack(examination).name
-        changed = adapted_weights(model, blocks)
-        return add_lora(model, blocks, rank=options.lora_rank), changed, ()
+        linears = linear_names(model, blocks, examination.twin.model)
+        stacked = stacked_names(model, blocks)
+        changed = [*(f"{name}.weight" for name in linears), *stacked]
+        return add_lora(model, linears, stacked, rank=options.lora_rank), changed, ()
     if options.method == "full":
         notes = choose_all(model)
     else:
