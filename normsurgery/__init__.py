@@ -16,6 +16,8 @@ from normsurgery.version import VERSION
 if TYPE_CHECKING:
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.heal import HealResult as HealResult
+    from normsurgery.api.heal import heal as heal
     from normsurgery.api.inspect import InspectResult as InspectResult
     from normsurgery.api.inspect import inspect as inspect
     from normsurgery.api.verify import VerifyResult as VerifyResult
@@ -35,6 +37,7 @@ __version__ = VERSION
 _HOME_OF = {
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
     "ResourceError": "errors",
@@ -45,6 +48,7 @@ _HOME_OF = {
     "VerificationError": "errors",
     "VerifyResult": "api.verify",
     "convert": "api.convert",
+    "heal": "api.heal",
     "inspect": "api.inspect",
     "run": "recipe",
     "verify": "api.verify",

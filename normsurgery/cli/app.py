@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from normsurgery.cli.convert import convert
+from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(convert)
+app.command()(heal)
 app.command()(verify)
 app.command()(run)
 

@@ -18,7 +18,12 @@ from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
-FLOATING = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+FLOATING = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
 
 
 def set_parameters(
@@ -46,15 +51,11 @@ def set_parameters(
     ]
     edits = {name: _stored(source[name], names, name, state) for name in held}
     result = source.override(edits)
-    receipt = receipt_of(
-        surgery, source, result, changed=held, parameters=parameters, notes=notes
-    )
+    receipt = receipt_of(surgery, source, result, changed=held, parameters=parameters, notes=notes)
     return result, replace(receipt, contract=contract)
 
 
-def _stored(
-    old: LazyTensor, names: NameMap, name: str, state: Mapping[str, Tensor]
-) -> LazyTensor:
+def _stored(old: LazyTensor, names: NameMap, name: str, state: Mapping[str, Tensor]) -> LazyTensor:
     if old.dtype not in FLOATING:
         raise UnsupportedModelError(
             f"{name} is stored as {old.dtype}, which holds no trained value",
@@ -65,7 +66,5 @@ def _stored(
     )
 
 
-def _rounded(
-    names: NameMap, name: str, state: Mapping[str, Tensor], dtype: torch.dtype
-) -> Tensor:
+def _rounded(names: NameMap, name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     return names.value(name, state).detach().to("cpu", dtype).contiguous()

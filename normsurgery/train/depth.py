@@ -7,8 +7,10 @@ cut blocks would have made of it.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.stacks import Stack, read_stacks
@@ -34,25 +36,33 @@ def text_stack(examination: Examination) -> Stack:
     return found[0]
 
 
+def recorded_blocks(directory: Path) -> dict[str, Any] | None:
+    """What surgery.json beside a model says of its blocks, None where it says nothing."""
+    path = directory / "surgery.json"
+    if not path.is_file():
+        return None
+    try:
+        blocks = json.loads(path.read_text(encoding="utf-8")).get("blocks")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"surgery.json beside the model cannot be read: {error}", "remove the file"
+        ) from None
+    return blocks if isinstance(blocks, dict) else None
+
+
 def recorded_order(directory: Path) -> list[int | None] | None:
     """Source block of each block, as surgery.json records it; None where it does not.
 
     A zero block, which has no source, is None.
     """
-    path = directory / "surgery.json"
-    try:
-        blocks = json.loads(path.read_text(encoding="utf-8")).get("blocks")
-        order = (blocks or {}).get("order")
-        if order is None:
-            return None
-        return [None if source == ZERO or source is None else int(source) for source in order]
-    except FileNotFoundError:
+    order = (recorded_blocks(directory) or {}).get("order")
+    if order is None:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"surgery.json beside the model cannot be read: {error}",
-            "--hidden 0 does without it",
-        ) from None
+    if not isinstance(order, list) or not all(
+        source is None or source == ZERO or isinstance(source, int) for source in order
+    ):
+        raise UsageError(f"surgery.json has an order of blocks that is none: {order}", "--hidden 0")
+    return [None if source == ZERO else source for source in order]
 
 
 def matched_blocks(
@@ -77,7 +87,7 @@ def matched_blocks(
         )
     kept = [(at, source) for at, source in enumerate(order) if source is not None]
     sources = [source for _, source in kept]
-    rising = all(a < b for a, b in zip(sources, sources[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(sources))
     if not rising or (sources and sources[-1] >= teacher):
         raise UsageError(
             "the student repeats or reorders the teacher's blocks, so its stream has no "

@@ -41,9 +41,7 @@ def saved_check(
     _round(trained, changed, result, names)
     wanted = _logits(trained, ids, device)
     with tempfile.TemporaryDirectory() as scratch:
-        opened = load_model(
-            saved, dtype=torch.float32, device=device, scratch=Path(scratch)
-        )
+        opened = load_model(saved, dtype=torch.float32, device=device, scratch=Path(scratch))
         with opened as loaded:
             found = _logits(loaded.model, ids, device)
             report = loaded.report

@@ -66,7 +66,7 @@ def without_dropout(model: nn.Module) -> None:
     """Set every dropout to 0: the target is the teacher's own function, without noise."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, float) and ("drop" in name or name == "p" and _drops(module)):
+            if isinstance(value, float) and ("drop" in name or (name == "p" and _drops(module))):
                 setattr(module, name, 0.0)
 
 

@@ -120,7 +120,9 @@ class HealTrainer(Trainer):  # type: ignore[misc]
             self._parts = {}
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         if not self.args.should_save:
             return
         directory = Path(output_dir or self.args.output_dir)
