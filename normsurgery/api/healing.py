@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from normsurgery.anatomy.twin import meta_model
 from normsurgery.api.document import source_document
 from normsurgery.api.writing import Writing
+from normsurgery.calibrate.tokenizer import needed_tokenizer
 from normsurgery.checkpoint import Checkpoint, hash_files
 from normsurgery.graft.attach import main_auto_class
 from normsurgery.graft.classes import auto_classes
@@ -20,13 +23,19 @@ from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.set_parameters import set_parameters
 from normsurgery.train.depth import recorded_blocks
 from normsurgery.train.domains import Domains, load_domains
-from normsurgery.train.measured import loss_table
 from normsurgery.train.options import TrainOptions
 from normsurgery.train.run import Subject, Trained, choose, is_main_process, train
 from normsurgery.train.saved import saved_check
 from normsurgery.train.trainable import trained_count
 from normsurgery.train.work import begin_run, check_run, end_run, last_checkpoint, work_directory
 from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
+from normsurgery.verify.losses import (
+    Measured,
+    loss_tables,
+    measure,
+    prompts_from,
+    side_by_side,
+)
 from normsurgery.verify.reference import chosen_device
 from normsurgery.version import VERSION
 
@@ -152,7 +161,7 @@ def healed(job: Job, document: Mapping[str, Any], *, resume: bool) -> dict[str, 
 
     def verified(staged: Path) -> dict[str, Any]:
         saved = job.saved(staged)
-        papers["losses"] = _losses(job, saved, domains)
+        papers.update(_compared(job, saved, domains))
         return _verification(job, trained, result, saved, domains) if job.verify else {
             "verdict": "skipped", "contract": CONTRACT,
         }  # fmt: skip
@@ -160,7 +169,7 @@ def healed(job: Job, document: Mapping[str, Any], *, resume: bool) -> dict[str, 
     notes = [*job.notes, *trained.notes]
     added |= job.writing.write(job.student.checkpoint, result, papers, verified, notes=notes)
     end_run(work)
-    return {**added, "losses": papers["losses"]}
+    return {**added, "losses": papers["losses"], "samples": papers["samples"]}
 
 
 def _trained(job: Job, domains: Domains, *, resume: bool) -> tuple[Trained, Path]:
@@ -214,7 +223,7 @@ def _training(options: TrainOptions, trained: Trained, domains: Domains) -> dict
         "learning_rate": options.learning_rate,
         "weights": asdict(options.weights),
         "text": domains.training.about,
-        "final_losses": trained.final,
+        "final": trained.final,
         "loss": [list(point) for point in trained.loss],
     }
 
@@ -235,14 +244,32 @@ def _without_path(data: str | None) -> str | None:
     return Path(data).name if data is not None and Path(data).is_file() else data
 
 
-def _losses(job: Job, saved: ModelSource, domains: Domains) -> dict[str, Any]:
+def _compared(job: Job, saved: ModelSource, domains: Domains) -> dict[str, Any]:
+    """Losses on rows that did not train, and greedy samples: original, before, result."""
     models = {
         "original": job.model_source(job.teacher),
         "before": job.model_source(job.student),
         "result": saved,
     }
-    device = chosen_device(job.options.device)
-    return dict(loss_table(models, domains.measured, device=device, progress=job.writing.progress))
+    tokenizer = needed_tokenizer(
+        job.student.checkpoint.directory, trust_remote_code=job.trust_remote_code
+    )
+    prompts = prompts_from(next(iter(domains.measured.values())))
+    measured: dict[str, Measured] = {}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        job.writing.progress.task("measure", len(models), "steps") as advance,
+    ):
+        for name, source in models.items():
+            measured[name] = measure(
+                source, domains.measured, dtype=torch.float32, scratch=Path(scratch),
+                device=chosen_device(job.options.device), prompts=prompts,
+            )  # fmt: skip
+            advance(1)
+    return {
+        "losses": loss_tables(domains.measured, measured),
+        "samples": side_by_side(tokenizer, prompts, measured),
+    }
 
 
 def _verification(
@@ -257,9 +284,13 @@ def _verification(
     options = VerifyOptions(contract=CONTRACT, device=job.options.device, seed=job.options.seed)
     reference = run_reference(job.model_source(job.student), options, progress=job.writing.progress)
     judged = judge(reference, saved, progress=job.writing.progress).to_dict()
+    said = (
+        f"the saved files' logits are {check['error']:.3g} × std from the trained model's, "
+        f"{check['allowed']:.3g} is allowed; rounding to what is stored moved {check['rounding']:.3g}"
+    )
+    judged["notes"] = [*judged["notes"], said]
     if not check["passed"]:
-        why = f"the saved files are not the model that trained: {check['error']:.3g} × std apart"
-        judged |= {"verdict": "fail", "why": why, "reasons": [*judged["reasons"], why]}
+        judged |= {"verdict": "fail", "why": said, "reasons": [*judged["reasons"], said]}
     return {
         "verdict": judged["verdict"], "contract": CONTRACT, job.form: judged, "saved": check,
     }  # fmt: skip
