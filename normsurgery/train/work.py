@@ -62,9 +62,10 @@ def check_run(directory: Path, run: Mapping[str, Any], *, resume: bool, overwrit
 
 def begin_run(directory: Path, run: Mapping[str, Any], *, resume: bool) -> None:
     """Make the directory ready: what an earlier run left goes, unless it is resumed."""
-    if not resume:
-        shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(exist_ok=True)
+    if resume:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
     (directory / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
