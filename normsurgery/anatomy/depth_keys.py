@@ -7,16 +7,15 @@ one more there; entries of lists by block are repeated so that the configuration
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
+from normsurgery.anatomy.config_places import Key, integers, pattern_length, set_at, value_at
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.anatomy.twin import meta_model
 from normsurgery.errors import SurgeryError
-
-Key: TypeAlias = tuple[str | int, ...]
 
 
 def depth_keys(
@@ -32,30 +31,6 @@ def depth_keys(
         for name, keys in probe.keys_of(names, candidates).items():
             found[name] = (*keys, *probe.aliases(keys, candidates))
     return found
-
-
-def integers(tree: Any, at: Key = ()) -> Iterator[tuple[Key, int]]:
-    """The integers of a configuration, with their places."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from integers(value, (*at, key))
-    elif isinstance(tree, (list, tuple)):
-        for position, value in enumerate(tree):
-            yield from integers(value, (*at, position))
-    elif isinstance(tree, int) and not isinstance(tree, bool):
-        yield at, tree
-
-
-def value_at(tree: Any, key: Key) -> Any:
-    """The value at a place; KeyError or IndexError where there is none."""
-    for step in key:
-        tree = tree[step]
-    return tree
-
-
-def set_at(tree: Any, key: Key, value: Any) -> None:
-    """Put a value at a place whose parent exists."""
-    value_at(tree, key[:-1])[key[-1]] = value
 
 
 class _Probe:
@@ -138,24 +113,6 @@ def _lengthen(values: dict[str, Any], depth: int) -> None:
             values[key] = [*value, value[-1]]
         elif pattern_length(value) == depth:
             values[key] = [*value, [[value[-1][0][-1]], 1]]
-
-
-def pattern_length(value: Any) -> int | None:
-    """How many blocks a compressed pattern [[[kind, …], times], …] speaks of, None if it is none.
-
-    GPT-Neo: [[["global", "local"], 12]].
-    """
-    if not isinstance(value, list) or not value:
-        return None
-    pairs = all(
-        isinstance(item, (list, tuple))
-        and len(item) == 2
-        and isinstance(item[0], (list, tuple))
-        and len(item[0]) > 0
-        and type(item[1]) is int
-        for item in value
-    )
-    return sum(len(kinds) * times for kinds, times in value) if pairs else None
 
 
 def _length(model: nn.Module, name: str) -> int:

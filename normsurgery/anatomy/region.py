@@ -69,13 +69,14 @@ def explore(
         if node.stale:
             region.mixed.append(node)
         if node is not cut:
-            queue += _back(node, axis, region)
+            queue += step_back(node, axis, region)
         if not node.is_parameter:  # other readers of a weight do not read the stream
             queue += _forward(node, axis, norms, region)
     return region
 
 
-def _back(node: Node, axis: int, region: Region) -> list[tuple[Node, int]]:
+def step_back(node: Node, axis: int, region: Region) -> list[tuple[Node, int]]:
+    """What `node` got its numbers from, unmixed; noted as an origin where it made them itself."""
     if node.op in ADDITIONS:
         found = carriers(node, axis)
         held = {parent for parent, _ in found}

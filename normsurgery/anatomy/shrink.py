@@ -37,11 +37,13 @@ DEPTHS = (
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
 TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS, TWIN_QUERIES = 64, 16, 24, 4, 12
+TWIN_WINDOW = 5  # shorter than the twin's rows, so that a window can be felt
 # Counts and lengths that are capped, each on its own.
 _CAPS = {
     **dict.fromkeys(POSITIONS, TWIN_POSITIONS), "max_source_positions": TWIN_FRAMES,
     "latent_query_num": TWIN_LATENTS, "num_queries": TWIN_QUERIES,
     "two_stage_num_proposals": TWIN_QUERIES, "context_size": TWIN_POSITIONS,
+    "sliding_window": TWIN_WINDOW, "attention_chunk_size": TWIN_WINDOW,
 }  # fmt: skip
 _LABELS = ("id2label", "label2id")
 _TOKEN = ("token_id", "token_index")

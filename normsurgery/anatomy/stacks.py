@@ -8,6 +8,7 @@ is a key of the stack if the list follows when the model is rebuilt with another
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normsurgery.anatomy.depth_keys import Key, depth_keys
+from normsurgery.anatomy.config_places import Key
+from normsurgery.anatomy.depth_keys import depth_keys
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.runtime import single_thread
@@ -63,7 +65,7 @@ def read_stacks(examination: Examination) -> tuple[Stack, ...]:
     lists = _module_lists(twin.model)
     blocks = [block for found in lists.values() for block in found]
     with noted_calls(twin.model, blocks) as calls:
-        _run(twin)
+        run_twin(twin)
     rows = _rows(lists, calls)
     keys = depth_keys(
         examination.model_class, examination.config, {row.name: len(row.blocks) for row in rows}
@@ -157,7 +159,8 @@ def _note_call(calls: list[BlockCall], name: str) -> Callable[..., None]:
     return hook
 
 
-def _run(twin: Twin) -> None:
+def run_twin(twin: Twin) -> None:
+    """One forward of the twin, its draws seeded."""
     with torch.random.fork_rng(devices=[]), torch.no_grad(), Float64():
         torch.manual_seed(0)
         twin.model(**twin.inputs)
@@ -193,7 +196,7 @@ def _why_no_row(blocks: Sequence[str], calls: Sequence[BlockCall]) -> str | None
     """
     if not calls or len({call.taken.shape for call in calls} | {calls[-1].returned.shape}) > 1:
         return None
-    pairs = list(zip(calls, calls[1:], strict=False))
+    pairs = list(itertools.pairwise(calls))
     broken = [pair for pair in pairs if not torch.equal(pair[0].returned, pair[1].taken)]
     if 2 * len(broken) > len(pairs):
         return None

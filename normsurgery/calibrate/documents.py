@@ -67,7 +67,7 @@ def file_documents(path: Path, text_column: str) -> Documents:
     read = readers.get(path.suffix)
     if read is None:
         return Documents(_text_file(path), {"source": path.name})
-    rows = chosen(_readable(path, read(path)), text_column, name=path.name)
+    rows = chosen(_readable(path, read(path, text_column)), text_column, name=path.name)
     return Documents(rows, {"source": path.name, "text_column": text_column})
 
 
@@ -155,7 +155,7 @@ def _readable(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
         ) from None
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path, _: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
             if not line.strip():
@@ -175,14 +175,14 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"line {number}", row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv_rows(path: Path, _: str) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8", newline="") as handle:
         reader = csv.DictReader(handle, strict=True)
         for row in reader:
             yield f"line {reader.line_num}", {str(key): value for key, value in row.items()}
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_rows(path: Path, text_column: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -193,7 +193,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         number = 0
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
+            present = file.schema_arrow.names
+            # Only what is read: other columns may hold pictures. All of them where neither is
+            # there, for the error that lists them.
+            wanted = [name for name in (text_column, MESSAGES) if name in present]
+            for batch in file.iter_batches(batch_size=256, columns=wanted[:1] or None):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row

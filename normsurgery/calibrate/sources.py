@@ -158,13 +158,14 @@ def _checked(rows: TextRows, tokens: int, reader: _Reader) -> TextRows:
 
 
 def _length(asked: int | None, tokenizer: Any, directory: Path) -> int:
-    context = min(_context(_config(directory)), _stated(tokenizer.model_max_length))
+    context = _context(_config(directory))
+    usual = min(MAX_LENGTH, context, _stated(tokenizer.model_max_length))
     if asked is None:
-        return min(MAX_LENGTH, context)
+        return usual
     if asked > context:
         raise UsageError(
             f"rows of {asked} tokens are longer than the {context} that the model reads",
-            f"give --max-length {min(MAX_LENGTH, context)}, or leave it out",
+            f"give --max-length {usual}, or leave it out",
         )
     return asked
 

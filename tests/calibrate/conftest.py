@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from normsurgery.calibrate.sources import load_rows
+
 LINES = [
     "The quick brown fox jumps over the lazy dog.",
     "It was the best of times, it was the worst of times.",
@@ -21,7 +23,21 @@ TEMPLATE = (
     "<s>{{ message.role }}: {{ message.content }}</s>{% endfor %}"
 )
 BOS, EOS, PAD = 0, 1, 2
+MANY = 10**6  # tokens: more than any text here has
 Build = Callable[..., Path]
+TALK = [
+    {"role": "user", "content": "the quick brown fox"},
+    {"role": "assistant", "content": "jumps over the lazy dog"},
+]
+
+
+def save(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def load(model, data, **options):
+    return load_rows(model, **{"data": data, "tokens": MANY, "max_length": 16, **options})
 
 
 @pytest.fixture(scope="session")

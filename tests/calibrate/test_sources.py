@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from normsurgery.calibrate import documents
-from normsurgery.calibrate.sources import load_rows
-from normsurgery.errors import CheckpointError, UsageError
-from tests.calibrate.conftest import BOS, EOS, LINES, PAD, TEMPLATE
-
-MANY = 10**6
+from normsurgery.errors import UsageError
+from tests.calibrate.conftest import BOS, EOS, LINES, PAD, TALK, TEMPLATE, load, save
 
 
 def real(rows):
@@ -23,15 +19,6 @@ def real(rows):
 
 def decoded(model, rows):
     return AutoTokenizer.from_pretrained(model).decode(list(itertools.chain(*real(rows))))
-
-
-def save(path, rows):
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    return str(path)
-
-
-def load(model, data, **options):
-    return load_rows(model, **{"data": data, "tokens": MANY, "max_length": 16, **options})
 
 
 def test_a_text_file_is_one_text_packed_into_rows(build, tmp_path):
@@ -136,12 +123,6 @@ def test_a_data_set_s_missing_column_and_empty_folder(build, tmp_path):
         load(build(), str(folder))
 
 
-TALK = [
-    {"role": "user", "content": "the quick brown fox"},
-    {"role": "assistant", "content": "jumps over the lazy dog"},
-]
-
-
 def test_conversations_go_through_the_model_s_template_a_row_each(build, tmp_path):
     model = build(bos=True, template=TEMPLATE)
     data = save(tmp_path / "talks.jsonl", [{"messages": TALK}, {"messages": TALK[:1]}])
@@ -160,127 +141,6 @@ def test_a_long_conversation_is_cut_and_the_cut_is_told(build, tmp_path):
     rows = load(build(template=TEMPLATE), data, text_column="talk", max_length=20)
     assert rows.ids.shape == (2, 20)
     assert "1 conversations were cut at 20 tokens" in rows.about["notes"]
-
-
-@pytest.mark.parametrize(
-    ("content", "options", "message", "hint"),
-    [
-        ('{"text": "a b"}\n{"text": ', {}, r"bad.jsonl, line 2 is not JSON", "one JSON object"),
-        ("[1]", {}, r"bad.jsonl, line 1 is not a JSON object but a list", "one object a line"),
-        (
-            '\n{"txt": "a", "n": 1}',
-            {},
-            "line 2 has no column 'text'; it has txt, n",
-            "mean --text-column txt",
-        ),
-        ('{"text": 3}', {}, "column 'text' holds int", "--text-column: text"),
-        ('{"text": [{"role": "user"}]}', {}, "column 'text' holds list", "--text-column"),
-        ('{"text": ""}', {}, "bad.jsonl holds no text", "more text"),
-        ("", {}, "bad.jsonl holds no text", "more text"),
-        (
-            '{"text": "a b c"}',
-            {"skip_tokens": 50},
-            "no text beyond its first 50 tokens",
-            "more text",
-        ),
-        (
-            json.dumps({"messages": TALK}),
-            {},
-            "line 1 is a conversation, and .* no chat template",
-            "plain text",
-        ),
-        (
-            json.dumps({"messages": TALK}) + '\n{"text": "a"}',
-            {"template": TEMPLATE},
-            "line 2: .* mixed",
-            "two files",
-        ),
-        (
-            '{"text": "a"}\n' + json.dumps({"messages": TALK}),
-            {"template": TEMPLATE},
-            "line 2: .* mixed",
-            "two files",
-        ),
-        (
-            json.dumps({"messages": [{"role": "judge", "content": "?"}]}),
-            {"template": TEMPLATE},
-            "line 1: .*only user and assistant speak",
-            "roles",
-        ),
-        (
-            '{"text": "a"}',
-            {"max_length": 65},
-            "longer than the 64 that the model reads",
-            "--max-length 64",
-        ),
-        (
-            '{"text": "a"}',
-            {"max_length": 1, "bos": True},
-            "hold no text: 1 are special",
-            "raise --max-length",
-        ),
-        ('{"text": "a"}', {"tokens": 1}, "1 tokens are too few", "--tokens"),
-        ('{"text": "The quick"}', {"vocab_size": 9}, "vocabulary has 9", "not the model's"),
-    ],
-)
-def test_errors_name_the_line_and_what_is_there(build, tmp_path, content, options, message, hint):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(content, encoding="utf-8")
-    made = {key: options.pop(key) for key in ("template", "bos", "vocab_size") if key in options}
-    with pytest.raises(UsageError, match=message) as raised:
-        load(build(**made), str(path), **options)
-    assert hint in raised.value.hint
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("bytes.txt", b"\xff\xfe\x00", "cannot be read as text"),
-        ("lines.jsonl", b'{"text": "\xff"}', "cannot be read as jsonl"),
-        ("table.parquet", b"PAR1 not really", "cannot be read as parquet"),
-        ("table.csv", b'text\n"a"b"', "cannot be read as csv"),
-        ("whole.json", b"{}", "is one JSON document"),
-    ],
-)
-def test_damaged_files(build, tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    if name.endswith("parquet"):
-        pytest.importorskip("pyarrow")
-    with pytest.raises(UsageError, match=message):
-        load(build(), str(tmp_path / name))
-
-
-@pytest.mark.parametrize(
-    ("data", "message", "hint"),
-    [
-        ("lnes.txt", "there is no file .*lnes.txt", "lines.txt"),
-        ("sample:poems", "no bundled sample 'poems'", "prose, drama"),
-        (
-            "what is this?",
-            "neither a file, nor a directory, nor the id",
-            "owner/name[:config][@split]",
-        ),
-    ],
-)
-def test_sources_that_do_not_exist(build, tmp_path, data, message, hint):
-    (tmp_path / "lines.txt").write_text("x")
-    asked = str(tmp_path / data) if data.endswith("txt") else data
-    with pytest.raises(UsageError, match=message) as raised:
-        load(build(), asked)
-    assert hint in raised.value.hint
-
-
-def test_a_model_without_tokenizer_or_config(build, tmp_path):
-    model = build()
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(UsageError, match="has no tokenizer"):
-        load(tmp_path / "bare", None)
-    (model / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
-        load(model, None)
-    (model / "tokenizer.json").write_text("{")
-    with pytest.raises(UsageError, match=r"tokenizer of .* cannot be loaded"):
-        load(model, None)
 
 
 @pytest.mark.parametrize("name", documents.SAMPLES)
@@ -332,3 +192,26 @@ def test_the_seed_chooses_rows(build):
 )
 def test_rows_are_as_long_as_the_model_reads(build, config, length):
     assert load(build(**config), None, tokens=9000, max_length=None).ids.shape[1] == length
+
+
+def test_a_tokenizer_s_own_limit_is_the_default_and_not_a_bound(build):
+    model = build(max_position_embeddings=128)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.model_max_length = 32
+    tokenizer.save_pretrained(model)
+    assert load(model, None, tokens=500, max_length=None).ids.shape[1] == 32
+    assert load(model, None, tokens=500, max_length=100).ids.shape[1] == 100
+
+
+def test_only_the_column_of_the_text_is_read_from_parquet(build, tmp_path):
+    pyarrow, parquet = (pytest.importorskip(m) for m in ("pyarrow", "pyarrow.parquet"))
+    path = tmp_path / "wide.parquet"
+    table = pyarrow.table({"text": LINES, "picture": [bytes(64)] * 3, "messages": [None] * 3})
+    parquet.write_table(table, path, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    start = data.index(bytes(64))
+    path.write_bytes(data[: start - 20] + b"\xff" * 84 + data[start + 64 :])
+    with pytest.raises(OSError):
+        parquet.read_table(path)
+    model = build()
+    assert decoded(model, load(model, str(path))) == "</s>".join(LINES)
