@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.heal import HealResult as HealResult
+    from normsurgery.api.heal import heal as heal
     from normsurgery.api.inspect import InspectResult as InspectResult
     from normsurgery.api.inspect import inspect as inspect
     from normsurgery.api.verify import VerifyResult as VerifyResult
@@ -38,6 +40,7 @@ _HOME_OF = {
     "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
     "ResourceError": "errors",
@@ -49,6 +52,7 @@ _HOME_OF = {
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
     "convert": "api.convert",
+    "heal": "api.heal",
     "inspect": "api.inspect",
     "run": "recipe",
     "verify": "api.verify",

@@ -8,6 +8,7 @@ import typer
 
 from normsurgery.cli.arrange import arrange
 from normsurgery.cli.convert import convert
+from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(convert)
 app.command()(arrange)
+app.command()(heal)
 app.command()(verify)
 app.command()(run)
 
