@@ -76,8 +76,8 @@ def arrange(
     proof = arrangement.prove()
     result, receipt = arrangement.operate(checkpoint)
     result, receipts = stored_as(result, [receipt], dtype)
-    contract = arrangement.contract
-    document = {
+    contract, notes = arrangement.contract, notes_of(arrangement)
+    document: dict[str, Any] = {
         "command": "arrange",
         "version": VERSION,
         "source": source_document(checkpoint, examination.model_class.__name__),
@@ -86,7 +86,7 @@ def arrange(
         "receipts": [one.to_dict() for one in receipts],
         "blocks": blocks_document(arrangement),
         "proof": proof.to_dict(),
-        "notes": [],
+        "notes": notes,
         "verification": unverified(contract),
     }
     step = {"surgery": "arrange", "blocks": blocks, "stack": chosen.name, "dtype": dtype}
@@ -103,10 +103,20 @@ def arrange(
             )  # fmt: skip
 
         recipe = {"source": checkpoint.model_id, "steps": [step]}
-        document |= writing.write(checkpoint, result, {**document, "recipe": recipe}, verified)
+        document |= writing.write(
+            checkpoint, result, {**document, "recipe": recipe}, verified, notes=notes
+        )
     document["seconds"] = round(time.monotonic() - started, 3)
     document["peak_memory_bytes"] = peak_memory_bytes()
     return ArrangeResult(document)
+
+
+def notes_of(arrangement: Arrangement) -> list[str]:
+    """What a card must say of a stack that lost blocks."""
+    gone = ", ".join(map(str, arrangement.dropped))
+    if not gone:
+        return []
+    return [f"blocks {gone} of {arrangement.stack.name} are gone, and nothing makes up for them"]
 
 
 def blocks_document(arrangement: Arrangement) -> dict[str, Any]:
