@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from normsurgery.api.heal import heal as heal
     from normsurgery.api.inspect import InspectResult as InspectResult
     from normsurgery.api.inspect import inspect as inspect
+    from normsurgery.api.prune import PruneResult as PruneResult
+    from normsurgery.api.prune import prune as prune
     from normsurgery.api.verify import VerifyResult as VerifyResult
     from normsurgery.api.verify import verify as verify
     from normsurgery.errors import CheckpointError as CheckpointError
@@ -43,6 +45,7 @@ _HOME_OF = {
     "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
+    "PruneResult": "api.prune",
     "ResourceError": "errors",
     "RunResult": "recipe",
     "SurgeryError": "errors",
@@ -54,6 +57,7 @@ _HOME_OF = {
     "convert": "api.convert",
     "heal": "api.heal",
     "inspect": "api.inspect",
+    "prune": "api.prune",
     "run": "recipe",
     "verify": "api.verify",
 }

@@ -28,7 +28,7 @@ def one_door(source: Checkpoint, model_class: type) -> tuple[Checkpoint, tuple[s
         raise UnsupportedModelError(
             f"it opens in two classes, and after this {stock} of transformers would compute "
             "something else than the class beside the weights, without an error",
-            "leave --trust-remote-code out; then the stock class is worked on, and opens the result",
+            "leave --trust-remote-code out: the stock class is worked on, and opens the result",
         )
     files = {f"{str(one).rpartition('--')[2].split('.')[0]}.py" for one in references.values()}
     config = {key: value for key, value in source.config.items() if key != "auto_map"}
