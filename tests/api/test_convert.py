@@ -102,7 +102,7 @@ def test_nonfinite_weights_are_refused(trained, tmp_path):
 
 def test_a_failed_verification_moves_nothing_into_place(trained, tmp_path, monkeypatch):
     """A corruption between the surgery and the disk is caught on the saved files."""
-    import normsurgery.api.convert as module
+    import normsurgery.api.writing as module
 
     real = write_weights
 

@@ -1,0 +1,177 @@
+"""How every surgery ends: the result is staged, verified, given its papers and moved into place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from normsurgery.anatomy.runtime import single_thread
+from normsurgery.api.document import peak_memory_bytes
+from normsurgery.api.sizes import parse_size
+from normsurgery.checkpoint import (
+    Checkpoint,
+    FileRecord,
+    Staging,
+    check_destination,
+    hash_files,
+    open_checkpoint,
+    planned_bytes,
+    write_weights,
+)
+from normsurgery.errors import VerificationError
+from normsurgery.report.card import model_card
+from normsurgery.report.progress import Progress, Silent
+from normsurgery.surgery.receipt import Receipt, config_changes
+from normsurgery.version import VERSION
+
+Verify = Callable[[Path], dict[str, Any]]
+"""Verifies a staged directory; its document has "verdict" and one document a form."""
+
+_NOT_IN_PAPERS = ("output", "seconds", "peak_memory_bytes")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a result is written. max_shard_size: as the option spells it."""
+
+    output: Path
+    overwrite: bool = False
+    max_shard_size: int | str | None = None
+    keep_failed: bool = False
+    allow_nonfinite: bool = False
+    allow_pickle: bool = False
+    seed: int = 0
+    progress: Progress = field(default_factory=Silent)
+
+    def open_source(self, model: str | Path) -> Checkpoint:
+        """The source, once it is clear that the output can be written.
+
+        Raises UsageError for a bad size or a destination that exists or holds the source.
+        """
+        parse_size(self.max_shard_size)
+        check_destination(self.output, overwrite=self.overwrite, source=None)  # before a download
+        checkpoint = open_checkpoint(model, allow_pickle=self.allow_pickle)
+        check_destination(self.output, overwrite=self.overwrite, source=checkpoint.directory)
+        return checkpoint
+
+    def plan(
+        self, source: Checkpoint, result: Checkpoint, receipts: Sequence[Receipt], contract: str
+    ) -> dict[str, Any]:
+        """What a dry run says would be written; reads headers only."""
+        parent = self.output.absolute().parent
+        while not parent.exists():
+            parent = parent.parent
+        changed = {name for receipt in receipts for name in receipt.changed}
+        largest = max((tensor.nbytes for tensor in result.values()), default=0)
+        return {
+            "bytes": planned_bytes(result),
+            "disk_free": shutil.disk_usage(parent).free,
+            "disk_needed": planned_bytes(result),
+            "peak_memory_bytes": peak_memory_bytes() + 2 * largest,
+            "config_diff": config_changes(source.config, result.config),
+            "contract": contract,
+            "tensors": _tensor_counts(source, result, changed),
+        }
+
+    def write(
+        self,
+        source: Checkpoint,
+        result: Checkpoint,
+        document: dict[str, Any],
+        verify: Verify,
+        *,
+        notes: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Stage, verify and publish; what this adds to the document.
+
+        document: what is known so far, with the recipe; it becomes `surgery.json` and the card.
+        verify: is given the staged directory; a verdict of fail raises VerificationError, and
+        nothing is published. notes: what the card says is not guaranteed.
+        """
+        with Staging(
+            self.output,
+            overwrite=self.overwrite,
+            source=source.directory,
+            needed_bytes=planned_bytes(result),
+        ) as staging:
+            files = self._weights(result, staging.path)
+            verification = verify(staging.path)
+            added = {"output": str(self.output), "verification": verification}
+            _write_papers(
+                staging.path, source, {**document, **added}, files, seed=self.seed, notes=notes
+            )
+            if verification["verdict"] == "fail":
+                self._fail(staging, verification)
+            staging.publish()
+        return added
+
+    def _weights(self, result: Checkpoint, staged: Path) -> list[FileRecord]:
+        # One thread: slabs fit the cache, and torch's idle threads would spin for nothing.
+        task = self.progress.task("write", planned_bytes(result), "bytes")
+        with single_thread(), task as advance:
+            return write_weights(
+                result,
+                staged,
+                max_shard_bytes=parse_size(self.max_shard_size),
+                refuse_nonfinite=not self.allow_nonfinite,
+                progress=advance,
+            )
+
+    def _fail(self, staging: Staging, verification: Mapping[str, Any]) -> None:
+        failed = [
+            f"{form}: {one.get('why') or 'see the figures'}"
+            for form, one in verification.items()
+            if isinstance(one, dict) and one.get("verdict") == "fail"
+        ]
+        hint = "--keep-failed keeps the result aside for study"
+        if self.keep_failed:
+            kept = self.output.with_name(f"{self.output.name}.failed")
+            staging.keep(kept)
+            hint = f"the result is kept in {kept}"
+        raise VerificationError(f"verification failed, {'; '.join(failed)}", hint)
+
+
+def _tensor_counts(source: Checkpoint, result: Checkpoint, changed: set[str]) -> dict[str, int]:
+    added = [name for name in result if name not in source]
+    return {
+        "kept": len(result) - len(added) - len(changed & set(result)),
+        "changed": len(changed & set(result)),
+        "added": len(added),
+        "dropped": sum(name not in result for name in source),
+    }
+
+
+def _write_papers(
+    staged: Path,
+    source: Checkpoint,
+    document: dict[str, Any],
+    files: Sequence[FileRecord],
+    *,
+    seed: int,
+    notes: Sequence[str],
+) -> None:
+    """surgery.json and the model card: no local path and no time, so that runs agree."""
+    papers = {key: value for key, value in document.items() if key not in _NOT_IN_PAPERS}
+    papers["files"] = {
+        "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
+        "result": {record.name: record.sha256 for record in files},
+    }
+    papers["versions"] = _versions()
+    papers["seed"] = seed
+    text = json.dumps(papers, indent=2, ensure_ascii=False) + "\n"
+    (staged / "surgery.json").write_text(text, encoding="utf-8")
+    card = staged / "README.md"
+    text_of = {"encoding": "utf-8", "errors": "surrogateescape"}  # a card's odd bytes are kept
+    source_card = card.read_text(**text_of) if card.is_file() else None
+    card.write_text(model_card(papers, source_card, notes=notes), **text_of)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "safetensors")
+    return {"normsurgery": VERSION, **{name: version(name) for name in names}}
