@@ -6,17 +6,18 @@ block (masks, rotary tables) are those that the model's own forward gives it.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.runtime import quiet
+from normsurgery.anatomy.stacks import Stack
+from normsurgery.calibrate.distributed import Processes
 from normsurgery.calibrate.passing import Call, Leave, Pool, passing
 from normsurgery.calibrate.rows import TextRows
 from normsurgery.calibrate.states import HiddenStates
@@ -28,21 +29,11 @@ from normsurgery.errors import UsageError
 _LOGITS_BYTES = 256 << 20  # of one piece of the predictions
 
 
-class BlockList(Protocol):
-    """What is asked of a stack: the module paths of its blocks, in the order of the stream."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def blocks(self) -> tuple[str, ...]: ...
-
-
 class Blockwise:
     """A causal language model whose blocks are loaded and run one by one.
 
     order: source blocks in the order in which they run (None: all). batches: the rows that this
-    process reads. process: (rank, how many there are); batch k belongs to process k mod n.
+    process reads. processes: who else reads; batch k belongs to process k mod n.
     directory: where hidden states go that are larger than `memory_limit` bytes (None: half of
     what is free).
     Raises UnsupportedModelError where the model is no causal language model, or where its blocks
@@ -53,7 +44,7 @@ class Blockwise:
         self,
         checkpoint: Checkpoint,
         examination: Examination,
-        stack: BlockList,
+        stack: Stack,
         rows: TextRows,
         *,
         device: str | torch.device = "cpu",
@@ -62,7 +53,7 @@ class Blockwise:
         batch_rows: int = 8,
         directory: Path | None = None,
         memory_limit: int | None = None,
-        process: tuple[int, int] = (0, 1),
+        processes: Processes | None = None,
     ) -> None:
         self.checkpoint, self.examination, self.stack, self.rows = (
             checkpoint, examination, stack, rows,
@@ -72,8 +63,13 @@ class Blockwise:
         self.all_batches = rows.batches(batch_rows)
         if not self.all_batches:
             raise UsageError("there is no text to read", "name some with --data")
-        self.process = process
-        self.batches = self.all_batches[process[0] :: process[1]]
+        self.processes = processes or Processes()
+        if len(self.all_batches) < self.processes.count:
+            raise UsageError(
+                f"{self.processes.count} processes share {len(self.all_batches)} batches of text",
+                "start fewer, or read more tokens",
+            )
+        self.batches = self.all_batches[self.processes.rank :: self.processes.count]
         self.directory, self.memory_limit = directory, memory_limit
         self.forms = forms_on_twin(examination.twin, stack.blocks)
         self.model = hollow_model(examination, dtype)
@@ -89,12 +85,40 @@ class Blockwise:
         """How many blocks run."""
         return len(self.order)
 
-    def embedded(self, name: str = "stream") -> HiddenStates:
-        """The stream before the first block, [rows, time, d] per batch."""
+    @property
+    def width(self) -> int:
+        """Channels of the stream."""
+        return self.stack.width
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens that this process reads."""
+        return sum(int(batch.mask.sum()) for batch in self.batches)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Scored tokens of all processes."""
+        return sum(int(batch.scored.sum()) for batch in self.all_batches)
+
+    def reordered(self, order: Sequence[int]) -> Blockwise:
+        """The same model and text with another order of blocks; shares all that is in memory."""
+        other = copy.copy(self)
+        other.order = _checked_order(order, len(self.stack.blocks))
+        return other
+
+    def embedded(self, name: str = "stream", limit: int | None = None) -> HiddenStates:
+        """The stream before the first block, [rows, time, d] per batch.
+
+        limit: bytes of it that may be held in memory, instead of the engine's.
+        """
         first = self._noted(0)
         shapes = [(*batch.ids.shape, first.shape[-1]) for batch in self.batches]
         states = HiddenStates(
-            shapes, self.dtype, directory=self.directory, limit=self.memory_limit, name=name
+            shapes,
+            self.dtype,
+            directory=self.directory,
+            limit=self.memory_limit if limit is None else limit,
+            name=f"{name}.{self.processes.rank}",
         )
         states[0] = first
         for batch in range(1, len(self.batches)):
@@ -114,11 +138,16 @@ class Blockwise:
         call = self._arguments(batch)[block]
         return self.forms[block].stream(call(module, x.to(self.device, self.dtype)))
 
-    def advance(self, block: int, states: HiddenStates) -> None:
-        """Load a source block, run it over all batches, and replace the states by its output."""
-        with self.loaded(block) as module, torch.no_grad():
+    def through(self, module: nn.Module, block: int, states: HiddenStates) -> None:
+        """Run a loaded block over all batches, and replace the states by its output."""
+        with torch.no_grad():
             for batch in range(len(self.batches)):
                 states[batch] = self.run(module, block, batch, states[batch])
+
+    def advance(self, block: int, states: HiddenStates) -> None:
+        """The same, loading the block first."""
+        with self.loaded(block) as module:
+            self.through(module, block, states)
 
     def token_losses(self, states: HiddenStates) -> list[Tensor]:
         """Cross-entropy in nats of every scored token, in row order, per batch: float64 [n].
@@ -137,15 +166,24 @@ class Blockwise:
 
         x: [rows, time, d], the stream after the last block.
         """
+        pieces = self.pieces(batch)
+        return torch.cat([self.piece_losses(batch, piece, x[piece]) for piece in pieces])
+
+    def pieces(self, batch: int) -> list[slice]:
+        """Rows of a batch whose predictions fit into memory at once."""
+        rows, time = self.batches[batch].ids.shape
+        head = self.model.get_output_embeddings()
+        width = int(head.weight.shape[0]) if head is not None else 1 << 17
+        step = max(1, _LOGITS_BYTES // (time * width * self.dtype.itemsize))
+        return [slice(row, row + step) for row in range(0, rows, step)]
+
+    def piece_losses(self, batch: int, piece: slice, x: Tensor) -> Tensor:
+        """`batch_losses` of some rows. x: the stream of these rows."""
         rows = self.batches[batch]
-        losses = []
-        for row in range(0, len(rows.ids), self._rows_at_once(rows.ids.shape[1])):
-            piece = slice(row, row + self._rows_at_once(rows.ids.shape[1]))
-            ids = rows.ids[piece].to(self.device)
-            scored = rows.scored[piece, 1:].to(self.device)
-            logits = self.logits(ids, x[piece].to(self.device, self.dtype))[:, :-1][scored]
-            losses.append(nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none"))
-        return torch.cat(losses)
+        ids = rows.ids[piece].to(self.device)
+        scored = rows.scored[piece, 1:].to(self.device)
+        logits = self.logits(ids, x.to(self.device, self.dtype))[:, :-1][scored]
+        return nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none")
 
     def logits(self, ids: Tensor, x: Tensor) -> Tensor:
         """[rows, time, vocabulary] of the model's own tail. x: the stream after the last block."""
@@ -153,11 +191,6 @@ class Blockwise:
         with self._passing(lambda place, call, stream: x if place == last else stream):
             logits: Tensor = self.model(**text_inputs(ids)).logits
         return logits
-
-    def _rows_at_once(self, time: int) -> int:
-        head = self.model.get_output_embeddings()
-        width = int(head.weight.shape[0]) if head is not None else 1 << 17
-        return max(1, _LOGITS_BYTES // (time * width * self.dtype.itemsize))
 
     def _arguments(self, batch: int) -> list[Call]:
         if self._calls[batch] is None:
@@ -183,10 +216,8 @@ class Blockwise:
             return stream
 
         with self._passing(note), torch.no_grad():
-            try:
+            with suppress(Leave):
                 self.model(**text_inputs(self.batches[batch].ids.to(self.device)))
-            except Leave:
-                pass
         self._calls[batch] = calls
         return found[0]
 

@@ -70,10 +70,10 @@ class HiddenStates:
 
     def copy(self, name: str) -> HiddenStates:
         """The same values under another name, free to be replaced."""
+        limit = self.nbytes if self.directory is None else -1
         other = HiddenStates(
-            self.shapes, self.dtype, directory=self.directory, name=name,
-            limit=self.nbytes if self.directory is None else 0,
-        )  # fmt: skip
+            self.shapes, self.dtype, directory=self.directory, limit=limit, name=name
+        )
         for batch in range(len(self)):
             # a batch in memory is replaced, never written into: it can be shared
             other[batch] = self[batch]

@@ -38,7 +38,7 @@ def forms_on_twin(twin: Twin, blocks: Sequence[str]) -> list[Form]:
     model = twin.model
     _check_reads_text(model)
     modules = [model.get_submodule(name) for name in blocks]
-    ids = _ids(model)
+    ids = twin_ids(model)
     with quiet(), torch.no_grad(), Float64():
         plain = _logits(model, text_inputs(ids))
         _check_direction(model, ids, plain)
@@ -62,7 +62,8 @@ def _check_reads_text(model: Any) -> None:
         )
 
 
-def _ids(model: Any) -> Tensor:
+def twin_ids(model: Any) -> Tensor:
+    """Made-up ids [rows, time] for a twin, clear of its special ones."""
     generator = torch.Generator().manual_seed(0)
     size = int(model.get_input_embeddings().weight.shape[0])
     # clear of the lowest ids, among which the special ones are
