@@ -162,42 +162,43 @@ class Similarity:
         return float(self.engine.processes.sum(total)) / max(1, self.angles.tokens)
 
     def _unexplained(self, start: int) -> float | None:
-        """1 − R² of the regression of R = x_{s+n} − a on m, both of the block before the window."""
+        """What a linear map of m leaves of x_{s+n} − a; m, a: of the block before the window.
+
+        Each token counts by its error relative to the length of x_{s+n}, since the norms behind
+        see directions only. So all windows have one scale: relative to the target itself, a
+        window behind an MLP that adds much would look well fitted.
+        """
         made = self.added.get(start - 1)
         if made is None:
             return None
-        gram: Tensor | None = None
+        sums: Tensor | None = None
         before, after = self.before[start]["fit"], self.before[start + self.size]["fit"]
         for m, x, y in zip(made, before, after, strict=True):
-            target = y - x + m
+            lengths = y.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(y.dtype).tiny)
+            target = (y - x + m) / lengths
+            m = m / lengths
+            squares = (target * target).sum(0, keepdim=True)
             # float32 products of one batch, summed in float64
-            sums = torch.cat([m.T @ m, m.T @ target, _squares(target)]).double()
-            gram = sums if gram is None else gram.add_(sums)
-        assert gram is not None
-        return _residual(self.engine.processes.sum(gram), self.fitted.tokens, self.ridge)
-
-
-def _squares(target: Tensor) -> Tensor:
-    """[1, d]: Σ over tokens of each target's squares."""
-    return (target * target).sum(0, keepdim=True)
+            own = torch.cat([m.T @ m, m.T @ target, squares]).double()
+            sums = own if sums is None else sums.add_(own)
+        assert sums is not None
+        return _residual(self.engine.processes.sum(sums), self.fitted.tokens, self.ridge)
 
 
 def _residual(sums: Tensor, tokens: int, ridge: float) -> float:
-    """1 − R², corrected for the degrees of freedom of the fit. sums: [2 d + 1, d] float64.
+    """Mean squared error per token of the ridge regression of R on M, had it been seen before.
 
-    The first d rows are MᵀM, the next MᵀR, the last Σ R². Without the correction a fit with few
-    tokens would look good in every window alike.
+    sums: [2 d + 1, d] float64: MᵀM, then MᵀR, then a row of Σ R². Corrected for the degrees of
+    freedom of the fit: with few tokens for its regressors it would look good everywhere.
     """
     width = sums.shape[1]
     gram, cross, total = sums[:width], sums[width:-1], float(sums[-1].sum())
-    if total == 0.0:
-        return 0.0
     strength = ridge * float(gram.diagonal().mean()) or 1.0
     factor = torch.linalg.cholesky(gram + strength * torch.eye(width, dtype=gram.dtype))
     solution = torch.cholesky_solve(cross, factor)
     freedom = width - strength * float(torch.cholesky_inverse(factor).diagonal().sum())
     left = total - 2 * float((solution * cross).sum()) + float((solution * (gram @ solution)).sum())
-    return left / total * tokens / max(tokens - freedom, 1.0)
+    return max(left, 0.0) / max(tokens - freedom, 1.0)
 
 
 def seeing(seam: Seam | None, module: Any, see: Any) -> Any:

@@ -20,8 +20,8 @@ from tests.calibrate.language_models import LANGUAGE_MODELS, text_rows
 from tests.families import FAMILIES, build_spec
 
 
-def opened(directory: Path, *lengths: int, **options: Any) -> Blockwise:
-    checkpoint = open_checkpoint(directory)
+def opened(source: Path, *lengths: int, **options: Any) -> Blockwise:
+    checkpoint = open_checkpoint(source)
     examination = examine(checkpoint)
     stack = choose_stack(read_stacks(examination))
     rows = text_rows(*(lengths or (12, 9, 12, 5)))
