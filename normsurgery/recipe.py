@@ -124,7 +124,7 @@ def _load(text: str) -> Any:
     class Loader(yaml.SafeLoader):
         """With one more way to write a number."""
 
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     return yaml.load(text, Loader)
 

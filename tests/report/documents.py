@@ -153,6 +153,12 @@ def inspect_document(blocks: int = 12) -> dict[str, Any]:
             {"name": "gpt_neox.layers", "parameters": 85_054_464, "bytes": 170_108_928},
             {"name": "embed_out", "parameters": 38_633_472, "bytes": 77_266_944},
         ],
+        "stacks": [
+            {
+                "name": "gpt_neox.layers", "depth": blocks, "width": 768,
+                "keys": [["num_hidden_layers"]], "language": True, "why_not": None,
+            },
+        ],
         "norms": [*norms, last],
         "writers": [
             {"name": "gpt_neox.embed_in", "kind": "embedding", "tensor": "e.weight"},
@@ -288,6 +294,29 @@ def _step(
         "block": block, "writer": writer, "ridge": 0.001,
         "before": before, "after": after, "accepted": accepted,
     }  # fmt: skip
+
+
+def arrange_document() -> dict[str, Any]:
+    document = prune_document()
+    for key in (
+        *("method", "scores", "calibration", "substitution", "healing", "losses", "samples"),
+        "explain",
+    ):
+        document.pop(key, None)
+    document["command"] = "arrange"
+    document["blocks"] |= {
+        "after": 13, "dropped": [], "order": [*range(6), "zero", *range(6, 12)],
+    }  # fmt: skip
+    changed = {"kept": 148, "changed": 0, "added": 12, "dropped": 0}
+    document["receipts"] = [
+        {
+            **document["receipts"][0], "surgery": "arrange", "contract": "exact",
+            "tensors": changed, "config": {"num_hidden_layers": [12, 13]},
+        },
+    ]  # fmt: skip
+    document["proof"] = convert_document()["proof"]
+    document["verification"] = {**form(), "verdict": "pass", "contract": "exact"}
+    return document
 
 
 def heal_document() -> dict[str, Any]:
