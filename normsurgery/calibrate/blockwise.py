@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.stacks import Stack
 from normsurgery.calibrate.distributed import Processes
-from normsurgery.calibrate.passing import Call, Leave, Pool, passing
+from normsurgery.calibrate.passing import Call, Pool, note_calls, tail_logits
 from normsurgery.calibrate.rows import TextRows
 from normsurgery.calibrate.states import HiddenStates
 from normsurgery.calibrate.weights import Loader, hollow_model
-from normsurgery.calibrate.witness import forms_on_twin, text_inputs
+from normsurgery.calibrate.witness import forms_on_twin
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UsageError
 
@@ -187,10 +186,7 @@ class Blockwise:
 
     def logits(self, ids: Tensor, x: Tensor) -> Tensor:
         """[rows, time, vocabulary] of the model's own tail. x: the stream after the last block."""
-        last = len(self.blocks) - 1
-        with self._passing(lambda place, call, stream: x if place == last else stream):
-            logits: Tensor = self.model(**text_inputs(ids)).logits
-        return logits
+        return tail_logits(self.model, self.blocks, self.forms, ids, x)
 
     def _arguments(self, batch: int) -> list[Call]:
         if self._calls[batch] is None:
@@ -201,28 +197,11 @@ class Blockwise:
 
     def _noted(self, batch: int) -> Tensor:
         """Run the model up to its blocks, keep the blocks' arguments, return the stream."""
-        calls: list[Call] = []
-        found: list[Tensor] = []
-        last = len(self.blocks) - 1
-
-        def note(place: int, call: Call, stream: Tensor) -> Tensor:
-            calls.append(
-                Call(self._pool.share(call.args), self._pool.share(call.kwargs), call.name)
-            )
-            if place == 0:
-                found.append(stream)
-            if place == last:
-                raise Leave
-            return stream
-
-        with self._passing(note), torch.no_grad():
-            with suppress(Leave):
-                self.model(**text_inputs(self.batches[batch].ids.to(self.device)))
+        ids = self.batches[batch].ids.to(self.device)
+        with torch.no_grad():
+            calls, stream = note_calls(self.model, self.blocks, self.forms, ids, self._pool)
         self._calls[batch] = calls
-        return found[0]
-
-    def _passing(self, hand: Any) -> AbstractContextManager[None]:
-        return passing(self.blocks, self.forms, hand)
+        return stream
 
 
 def _checked_order(order: Sequence[int] | None, depth: int) -> tuple[int, ...]:

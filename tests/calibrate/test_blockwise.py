@@ -16,7 +16,7 @@ from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
-from tests.calibrate.language_models import LANGUAGE_MODELS, text_rows
+from tests.calibrate.language_models import LANGUAGE_MODELS, SEVERAL_STREAMS, text_rows
 from tests.families import FAMILIES, build_spec
 
 
@@ -172,4 +172,33 @@ def test_what_does_not_predict_text_is_refused(family: str, reason: str, tmp_pat
     examination = examine(checkpoint)
     stack = read_stacks(examination)[0]
     with pytest.raises(UnsupportedModelError, match=reason):
+        Blockwise(checkpoint, examination, stack, text_rows(4, 4))
+
+
+def test_several_streams_side_by_side_are_refused(tmp_path: Path) -> None:
+    build_spec(SEVERAL_STREAMS, tmp_path)
+    with pytest.raises(UnsupportedModelError, match="the stream of Gemma3nForCausalLM"):
+        opened(tmp_path)
+
+
+def test_blocks_that_hand_on_more_than_the_stream_are_refused(tmp_path: Path) -> None:
+    """A block that adds what an earlier one left behind cannot run by itself."""
+    build_spec(LANGUAGE_MODELS["llama"], tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    examination = examine(checkpoint)
+    stack = choose_stack(read_stacks(examination))
+    layers = examination.twin.model.model.layers
+    first, last = layers[0].forward, layers[3].forward
+    left: dict[str, torch.Tensor] = {}
+
+    def leaving(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        left["behind"] = hidden_states
+        result: torch.Tensor = first(hidden_states, **kwargs)
+        return result
+
+    layers[0].forward = leaving
+    layers[3].forward = lambda hidden_states, **kwargs: (
+        last(hidden_states, **kwargs) + left["behind"]
+    )
+    with pytest.raises(UnsupportedModelError, match="hand on more than the stream"):
         Blockwise(checkpoint, examination, stack, text_rows(4, 4))
