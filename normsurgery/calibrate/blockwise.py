@@ -26,6 +26,7 @@ from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UsageError
 
 _LOGITS_BYTES = 256 << 20  # of one piece of the predictions
+_ARGUMENT_BYTES = 512 << 20  # of the blocks' arguments, of which most are masks
 
 
 class Blockwise:
@@ -77,7 +78,7 @@ class Blockwise:
         self.loader.fill("", without=stack.blocks)
         _move_buffers(self.model, self.device)
         self._calls: list[list[Call] | None] = [None] * len(self.batches)
-        self._pool = Pool()
+        self._pool = Pool(_ARGUMENT_BYTES)
 
     @property
     def depth(self) -> int:
@@ -110,7 +111,7 @@ class Blockwise:
 
         limit: bytes of it that may be held in memory, instead of the engine's.
         """
-        first = self._noted(0)
+        _, first = self._noted(0)
         shapes = [(*batch.ids.shape, first.shape[-1]) for batch in self.batches]
         states = HiddenStates(
             shapes,
@@ -121,7 +122,7 @@ class Blockwise:
         )
         states[0] = first
         for batch in range(1, len(self.batches)):
-            states[batch] = self._noted(batch)
+            states[batch] = self._noted(batch)[1]
         return states
 
     def loaded(self, block: int) -> AbstractContextManager[nn.Module]:
@@ -189,19 +190,26 @@ class Blockwise:
         return tail_logits(self.model, self.blocks, self.forms, ids, x)
 
     def _arguments(self, batch: int) -> list[Call]:
-        if self._calls[batch] is None:
-            self._noted(batch)
+        """What the blocks are given beside the stream; made again where it was too much to keep."""
         calls = self._calls[batch]
-        assert calls is not None
-        return calls
+        return self._noted(batch)[0] if calls is None else calls
 
-    def _noted(self, batch: int) -> Tensor:
-        """Run the model up to its blocks, keep the blocks' arguments, return the stream."""
+    def _noted(self, batch: int) -> tuple[list[Call], Tensor]:
+        """Run the model up to its blocks: their arguments, and the stream before them."""
         ids = self.batches[batch].ids.to(self.device)
-        with torch.no_grad():
-            calls, stream = note_calls(self.model, self.blocks, self.forms, ids, self._pool)
-        self._calls[batch] = calls
-        return stream
+        passed_by = self._pool.passed_by
+        try:
+            with torch.no_grad():
+                calls, stream = note_calls(self.model, self.blocks, self.forms, ids, self._pool)
+        except IndexError as error:
+            raise UsageError(
+                f"the model cannot read rows of {ids.shape[1]} tokens with ids up to "
+                f"{int(ids.max())}: {error}",
+                "its own tokenizer, and a smaller --max-length, may help",
+            ) from error
+        if self._pool.passed_by == passed_by:
+            self._calls[batch] = calls
+        return calls, stream
 
 
 def _checked_order(order: Sequence[int] | None, depth: int) -> tuple[int, ...]:

@@ -74,10 +74,15 @@ class Leave(Exception):  # noqa: N818  (it leaves a forward early; nothing went 
 
 @dataclass
 class Pool:
-    """Tensors of which equal ones are kept once: most batches give their blocks the same masks."""
+    """Tensors of which equal ones are kept once: most batches give their blocks the same masks.
 
+    limit: bytes that are kept; passed_by: tensors that were not, since they would have been beyond.
+    """
+
+    limit: int = 1 << 62
     kept: dict[tuple[Any, ...], list[Tensor]] = field(default_factory=dict)
-    fresh_bytes: int = 0
+    kept_bytes: int = 0
+    passed_by: int = 0
 
     def share(self, value: Any) -> Any:
         """The value with every tensor in it replaced by an equal one seen before, if there is."""
@@ -94,8 +99,11 @@ class Pool:
         for other in reversed(seen[-_POOL_LOOKBACK:]):
             if other is value or torch.equal(other, value):
                 return other
+        if self.kept_bytes + value.nbytes > self.limit:
+            self.passed_by += 1
+            return value
         seen.append(value)
-        self.fresh_bytes += value.nbytes
+        self.kept_bytes += value.nbytes
         return value
 
 

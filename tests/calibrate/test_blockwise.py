@@ -141,7 +141,26 @@ def test_equal_arguments_are_kept_once(tmp_path: Path) -> None:
     assert all(len(equal) <= 4 for equal in engine._pool.kept.values())
     alone = opened(tmp_path, *[12] * 2)
     alone.embedded()
-    assert engine._pool.fresh_bytes == alone._pool.fresh_bytes
+    assert engine._pool.kept_bytes == alone._pool.kept_bytes
+
+
+def test_arguments_that_are_too_large_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_spec(LANGUAGE_MODELS["gemma2"], tmp_path)
+    kept = through(opened(tmp_path))
+    monkeypatch.setattr("normsurgery.calibrate.blockwise._ARGUMENT_BYTES", 100)
+    engine = opened(tmp_path)
+    again = through(engine)
+    assert engine._calls == [None, None]
+    assert engine._pool.kept_bytes <= 100
+    assert all(torch.equal(kept[batch], again[batch]) for batch in range(2))
+
+
+def test_a_row_that_is_too_long_is_a_usage_error(tmp_path: Path) -> None:
+    build_spec(LANGUAGE_MODELS["gpt2"], tmp_path)
+    with pytest.raises(UsageError, match="rows of 65 tokens"):
+        opened(tmp_path, 65, 65).embedded()
 
 
 def test_large_predictions_are_made_in_pieces(
