@@ -25,9 +25,10 @@ import transformers
 from torch.nn.functional import cross_entropy
 
 import normsurgery
+from normsurgery.calibrate.tokenizer import load_tokenizer
 from normsurgery.verify import ModelSource
 from normsurgery.verify.load import load_model
-from normsurgery.verify.text import load_tokenizer, read_text, tokenize
+from normsurgery.verify.text import read_text, tokenize
 
 SHIPPED = Path(__file__).resolve().parents[1] / "tests" / "data" / "tiny-gpt2-6x96"
 SIX_DIGITS = 5e-7

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.heal import HealResult as HealResult
+    from normsurgery.api.heal import heal as heal
     from normsurgery.api.inspect import InspectResult as InspectResult
     from normsurgery.api.inspect import inspect as inspect
+    from normsurgery.api.prune import PruneResult as PruneResult
+    from normsurgery.api.prune import prune as prune
     from normsurgery.api.verify import VerifyResult as VerifyResult
     from normsurgery.api.verify import verify as verify
     from normsurgery.errors import CheckpointError as CheckpointError
@@ -38,8 +42,10 @@ _HOME_OF = {
     "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
+    "PruneResult": "api.prune",
     "ResourceError": "errors",
     "RunResult": "recipe",
     "SurgeryError": "errors",
@@ -49,7 +55,9 @@ _HOME_OF = {
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
     "convert": "api.convert",
+    "heal": "api.heal",
     "inspect": "api.inspect",
+    "prune": "api.prune",
     "run": "recipe",
     "verify": "api.verify",
 }

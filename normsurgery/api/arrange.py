@@ -12,6 +12,7 @@ from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.same_class import stored_as, target_document, unverified, verify_same_class
 from normsurgery.api.writing import Writing
+from normsurgery.graft.doors import one_door
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.arrange import Arrangement, plan_arrangement
 from normsurgery.surgery.block_lists import parse_blocks
@@ -74,9 +75,10 @@ def arrange(
     sources = parse_blocks(blocks, chosen.depth)
     arrangement = plan_arrangement(checkpoint, examination, chosen, sources)
     proof = arrangement.prove()
-    result, receipt = arrangement.operate(checkpoint)
+    source, left_out = one_door(checkpoint, examination.model_class)
+    result, receipt = arrangement.operate(source)
     result, receipts = stored_as(result, [receipt], dtype)
-    contract, notes = arrangement.contract, notes_of(arrangement)
+    contract, notes = arrangement.contract, [*notes_of(arrangement), *left_out]
     document: dict[str, Any] = {
         "command": "arrange",
         "version": VERSION,
@@ -125,6 +127,6 @@ def blocks_document(arrangement: Arrangement) -> dict[str, Any]:
         "stack": arrangement.stack.name,
         "before": arrangement.stack.depth,
         "after": len(arrangement.sources),
-        "sources": list(arrangement.sources),
+        "order": list(arrangement.sources),
         "dropped": list(arrangement.dropped),
     }

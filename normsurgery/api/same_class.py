@@ -31,7 +31,6 @@ def target_document(examination: Examination, why: str) -> dict[str, Any]:
         "engines": ["transformers"],
         "why": why,
         "alternatives": [],
-        "modeling_file": False,
     }
 
 

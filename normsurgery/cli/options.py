@@ -10,6 +10,11 @@ import typer
 DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
 TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
+TrainName: TypeAlias = Literal["lora", "head+last3", "full"]
+MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor"]
+SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
+ObjectiveName: TypeAlias = Literal["squares", "cosine"]
+HealName: TypeAlias = Literal["none", "sequential"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 
 Model = Annotated[
@@ -55,6 +60,43 @@ Part = Annotated[
         metavar="NAME", help="Convert only what lies in this module, such as vision_model."
     ),
 ]
+Drop = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT", help="How many blocks (3, 25%), or which ones (4,9 or 5-7, counted from 0)."
+    ),
+]
+ScoreMethod = Annotated[
+    MethodName, typer.Option(help="The score that chooses the blocks where they are not named.")
+]
+Iterative = Annotated[
+    bool,
+    typer.Option("--iterative", help="Drop one block, measure again, drop the next: not a window."),
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Show the scores of all windows, and draw them.")
+]
+Substitute = Annotated[
+    SubstituteName,
+    typer.Option(
+        help="What stands in for dropped blocks, fitted in the block before each gap: nothing; "
+        "ReplaceMe's linear map; its writers refitted; or these with its heads and neurons "
+        "exchanged for dropped ones that serve better."
+    ),
+]
+Objective = Annotated[ObjectiveName, typer.Option(help="What ReplaceMe's linear map minimizes.")]
+Heal = Annotated[
+    HealName, typer.Option(help="Refit the writers of every later block in order, no gradients.")
+]
+OtherData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="Another domain to report losses on. [default: public-domain drama]"
+    ),
+]
+CalibrationTokens = Annotated[
+    int, typer.Option("--tokens", min=2, help="How many tokens of it to measure.")
+]
 Blocks = Annotated[
     str,
     typer.Option(
@@ -91,6 +133,75 @@ Data = Annotated[
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compare.")]
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")]
+Teacher = Annotated[
+    str,
+    typer.Option(metavar="ORIGINAL", help="What the model was made from: a directory or a Hub id."),
+]
+Train = Annotated[
+    TrainName,
+    typer.Option(
+        help="What trains: adapters on every linear of the blocks, merged before writing; the "
+        "head, the final norm and the last three blocks; or everything."
+    ),
+]
+TextData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="TEXT",
+        help="Text to read: a .txt, .jsonl, .parquet or .csv file, or a data set of the Hub. "
+        "[default: a public-domain sample]",
+    ),
+]
+TextColumn = Annotated[
+    str, typer.Option(metavar="NAME", help="The column, or JSON key, that holds the text.")
+]
+TrainingTokens = Annotated[
+    int, typer.Option("--tokens", min=2, help="How many tokens of it to take; a tenth is held out.")
+]
+RowLength = Annotated[int | None, typer.Option("--max-length", min=2, help="Tokens per row.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps. [default: 100]")]
+Epochs = Annotated[
+    float | None, typer.Option(min=0.0, help="Passes over the text, in place of --steps.")
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(
+        "--lr",
+        help="Highest learning rate of the cosine schedule. "
+        "[default: 1e-3 for lora, 3e-4 for head+last3, 1e-4 for full]",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch, in each process.")]
+GradientAccumulation = Annotated[int, typer.Option(min=1, help="Batches an optimizer step.")]
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option("--gradient-checkpointing", help="Less memory: run blocks again going back."),
+]
+Bf16 = Annotated[
+    bool | None,
+    typer.Option(
+        "--bf16/--no-bf16",
+        help="Compute in bfloat16, weights in float32. [default: where the device has it]",
+    ),
+]
+CrossEntropy = Annotated[float, typer.Option("--ce", min=0.0, help="Weight of the cross-entropy.")]
+Divergence = Annotated[
+    float, typer.Option("--kl", min=0.0, help="Weight of the KL from the original's predictions.")
+]
+Hidden = Annotated[
+    float,
+    typer.Option(min=0.0, help="Weight of the error of the stream after each block that is kept."),
+]
+Temperature = Annotated[float, typer.Option(help="Of both predictions in the KL.")]
+LoraRank = Annotated[int, typer.Option(min=1, help="Rank of the adapters.")]
+SaveEvery = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps between points to resume from. [default: a tenth of all]"),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run that was interrupted, if there is one.")
+]
 AgainstFloat64 = Annotated[
     bool, typer.Option("--against-float64", help="Run the reference in float64, as the truth.")
 ]

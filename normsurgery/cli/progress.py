@@ -76,8 +76,14 @@ class Bars:
         """One bar, for as long as the task is under way."""
         bar = self._bars.add_task(description, total=total, unit=unit)
         self._bars.update(self._between, visible=False)
+
+        def advance(n: int, note: str = "") -> None:
+            self._bars.advance(bar, n)
+            if note:
+                self._bars.update(bar, description=f"{description} · {note}")
+
         try:
-            yield lambda n: self._bars.advance(bar, n)
+            yield advance
         finally:
             self._bars.remove_task(bar)
             self._bars.update(self._between, visible=True)

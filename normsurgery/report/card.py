@@ -10,16 +10,21 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from normsurgery.report.card_depth import contract_limits, depth_heading, depth_markdown
 from normsurgery.report.checks import checks, forms_of
 from normsurgery.report.front_matter import merged, split
-from normsurgery.report.loading import loading_lines
+from normsurgery.report.loading import custom_code, loading_lines
+from normsurgery.report.markdown import cell, row
 
 CONTRACTS = {
     "exact": "**exact**: the same function in real arithmetic. What remains is rounding: each "
     "changed weight was computed in float64 and rounded once to the storage dtype.",
-    "fitted": "**fitted**: a closed-form fit to calibration data; the function changed.",
-    "lossy": "**lossy**: weights changed or went, without data; the function changed.",
-    "trained": "**trained**: gradient steps were taken; the function changed.",
+    "fitted": "**fitted**: weights were fitted to calibration text in closed form; the function "
+    "changed, and how far is measured, not bounded.",
+    "lossy": "**lossy**: weights went, or changed without a fit; the function changed, and how far "
+    "is measured, not bounded.",
+    "trained": "**trained**: gradient steps were taken; the function changed, and how far is "
+    "measured, not bounded.",
 }
 # What centring the stream cannot promise (arXiv 2305.14858; measured in our tests).
 CENTRED = (
@@ -36,6 +41,7 @@ NATIVE = (
     "Dropout that the source's class has and this one has not is gone.",
     CENTRED[-1],
 )
+_VERBS = {"heal": "healed"}
 WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
 # The Hub knows adapter, merge, quantized and finetune. Full weights in the source's precision,
 # derived from one base: "finetune" is the only one whose listings fit, although nothing was
@@ -58,9 +64,10 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
+        depth=depth_markdown(document),
         verification=_verification(document["verification"]),
-        loading="\n".join(loading_lines(document["target"], WHERE)),
-        limits="\n".join(f"* {_cell(limit)}" for limit in _limits(document, notes)),
+        loading="\n".join(loading_lines(document, WHERE)),
+        limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
     )
     card = merged(front, _metadata(document)) + "\n" + section
     return card if not body.strip() else card + "\n" + body.lstrip("\n")
@@ -69,9 +76,7 @@ def model_card(
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
     """Front matter that is ours to say; `tags` and `library_name` give way to the source's."""
     norms = [kind.lower() for kind in _norms_after(document["receipts"])]
-    target = document["target"]
-    plain = target["form"] == "native" or not target.get("modeling_file", True)
-    custom = [] if plain else ["custom_code"]
+    custom = ["custom_code"] if custom_code(document) else []
     found: dict[str, Any] = {}
     if _is_on_hub(document["source"]):
         found = {"base_model": [document["source"]["model"]], "base_model_relation": RELATION}
@@ -92,7 +97,10 @@ def _heading(document: Mapping[str, Any]) -> str:
     source = document["source"]
     name = source["model"].rsplit("/", 1)[-1] if _is_on_hub(source) else source["architecture"]
     kinds = " and ".join(_norms_after(document["receipts"]))
-    return f"{name} with {kinds}" if kinds else f"{name}, rewritten"
+    changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
+    if changes:
+        return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"
+    return f"{name}, {_VERBS.get(document['command'], 'rewritten')}"
 
 
 def _what(document: Mapping[str, Any]) -> str:
@@ -103,7 +111,7 @@ def _what(document: Mapping[str, Any]) -> str:
     else:
         name = f"a local `{source['architecture']}` checkpoint"
     made = f"Made from {name} by normsurgery {document['version']}."
-    said = f"{made} Target: **{target['form']}**: {_cell(target['why'])}."
+    said = f"{made} Target: **{target['form']}**: {cell(target['why'])}."
     return f"{said} {_engines(target)}" if target["form"] == "native" else said
 
 
@@ -122,7 +130,7 @@ def _receipt_rows(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = []
     for receipt in receipts:
         counts = [receipt["tensors"][key] for key in ("kept", "changed", "added", "dropped")]
-        rows.append(_row([receipt["surgery"], receipt["contract"], *map(str, counts)]))
+        rows.append(row([receipt["surgery"], receipt["contract"], *map(str, counts)]))
     return rows
 
 
@@ -140,17 +148,25 @@ def _verification(verification: Mapping[str, Any]) -> str:
     forms = forms_of(verification)
     one = next(iter(forms.values()))
     tokens = f" over {one['tokens']:,} tokens" if one.get("tokens") else ""
+    how = f"Measured on the saved files against the source, in {one.get('dtype')}{tokens}. "
     lines = [
-        f"Measured on the saved files against the source, in {one['dtype']}{tokens}. "
-        f"Verdict: **{verification['verdict']}**.",
+        f"{how if one.get('dtype') else 'The saved files were loaded. '}"
+        f"Verdict: **{verification['verdict']}**{_judged(one['contract'])}.",
         "",
-        _row(["check", *forms, "allowed", ""]),
-        _row(["---"] * (len(forms) + 3)),
+        row(["check", *forms, "allowed", ""]),
+        row(["---"] * (len(forms) + 3)),
     ]
     for check, measured, allowed, passed in checks(forms):
         word = {True: "pass", False: "fail", None: ""}[passed]
-        lines.append(_row([check, *measured, allowed, word]))
+        lines.append(row([check, *measured, allowed, word]))
     return "\n".join(lines)
+
+
+def _judged(contract: str) -> str:
+    """What a verdict is about, where it is not about equality."""
+    if contract == "exact":
+        return ""
+    return f" (a {contract} result is held to loading cleanly and staying finite, not to equality)"
 
 
 def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
@@ -159,13 +175,5 @@ def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
         said = NATIVE
     elif any(receipt["surgery"] == "centre" for receipt in document["receipts"]):
         said = CENTRED
-    return list(dict.fromkeys([*said, *notes])) or ["Nothing is known."]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_cell(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _cell(text: str) -> str:
-    """One line, in which a name out of the checkpoint cannot start HTML."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    limits = dict.fromkeys([*contract_limits(document), *said, *notes])
+    return list(limits) or ["Nothing is known."]

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
+from normsurgery.report.prune import depth_facts, depth_sections
 from normsurgery.report.tables import code, facts, plain_table, section, title
 from normsurgery.report.verification import ending, source_name, verification_report
 
@@ -17,7 +18,7 @@ _TENSORS = ("kept", "changed", "added", "dropped")
 
 
 def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
-    """The report of `convert` and of a recipe, or of the plan where it is a dry run."""
+    """The report of any surgery or recipe, or of the plan where it is a dry run."""
     source, target, plan = document["source"], document["target"], document.get("plan")
     output = document["output"] or "nothing written (dry run)"
     contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
@@ -30,12 +31,14 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
                 *_target(target),
                 *_blocks(document.get("blocks")),
                 *_norms(document["receipts"]),
+                *depth_facts(document),
             ]
         ),
     ]
     if target.get("alternatives"):
         parts += section("Alternatives", _alternatives(target["alternatives"]))
     parts += section("Steps", _steps(document["receipts"]))
+    parts += depth_sections(document)
     if document.get("proof"):
         parts += section("Proof on a tiny random twin", _proof(document["proof"]))
     if plan:
@@ -46,7 +49,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     if notes:
         parts += section("Notes", facts([("·", note) for note in dict.fromkeys(notes)]))
     if document["output"]:
-        parts += [*section("Load it"), *code(loading_lines(target, document["output"]))]
+        parts += [*section("Load it"), *code(loading_lines(document, document["output"]))]
     return [*parts, Text(), ending(document)]
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
 Unit = Literal["bytes", "tokens", "steps"]
-Advance = Callable[[int], None]
+
+
+class Advance(Protocol):
+    """So many more bytes, tokens or steps are done. note: a figure to show, such as the loss."""
+
+    def __call__(self, n: int, note: str = ...) -> None: ...
 
 
 class Progress(Protocol):
@@ -32,5 +36,5 @@ class Silent:
         return nullcontext(_ignore)
 
 
-def _ignore(n: int) -> None:
+def _ignore(n: int, note: str = "") -> None:
     return None

@@ -45,7 +45,7 @@ def verification_report(verification: Figures) -> list[RenderableType]:
         return [Text(), Text.assemble(verdict("skipped"), f"  {warning}")]
     forms = forms_of(verification)
     one = next(iter(forms.values()))
-    where = f"{one['dtype']} on {one['device']}, {figure(one['tokens'])} tokens"
+    where = _conditions(one)
     parts: list[RenderableType] = [
         Text(),
         _table(forms),
@@ -58,6 +58,14 @@ def verification_report(verification: Figures) -> list[RenderableType]:
     if notes:
         parts += section("Remarks", facts([("·", note) for note in dict.fromkeys(notes)]))
     return parts
+
+
+def _conditions(one: Figures) -> str:
+    """`float16 on cpu, 1,024 tokens`; where no outputs were compared, what was looked at."""
+    if one.get("dtype") is None:
+        return "the saved files load"
+    tokens = f", {figure(one['tokens'])} tokens" if one.get("tokens") else ""
+    return f"{one['dtype']} on {one['device']}{tokens}"
 
 
 def _said(forms: Mapping[str, Figures], key: str) -> list[tuple[str, str]]:

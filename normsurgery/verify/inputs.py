@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.inputs import example_inputs, working_candidate
+from normsurgery.calibrate.tokenizer import LOADING_ERRORS, load_tokenizer
 from normsurgery.verify.sources import tasks_of
-from normsurgery.verify.text import TokenStream, load_tokenizer, read_text, tokenize
+from normsurgery.verify.text import TokenStream, read_text, tokenize
 
 IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
 _ROWS = 8
@@ -173,7 +174,7 @@ def _text_stream(
     text = read_text(data, characters=16 * request.tokens)
     try:
         tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+    except LOADING_ERRORS as error:
         request.notes.append(f"random token ids: the tokenizer cannot be loaded ({error})")
         return None
     if tokenizer is None:

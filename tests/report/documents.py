@@ -198,3 +198,127 @@ def inspect_document(blocks: int = 12) -> dict[str, Any]:
         "seconds": 0.8,
         "peak_memory_bytes": 600 * 2**20,
     }
+
+
+def _figures(mean: float) -> dict[str, Any]:
+    return {
+        "mean": mean,
+        "median": mean - 0.1,
+        "p999": 11.0,
+        "max": 14.0,
+        "tokens": 49_245,
+        "perplexity": 2.718281828**mean,
+    }
+
+
+def rows_about(source: str) -> dict[str, Any]:
+    return {"source": source, "rows": 391, "tokens": 50_048, "sha256": "0" * 64, "notes": []}
+
+
+def prune_document() -> dict[str, Any]:
+    load_report: dict[str, Any] = {"missing": [], "unexpected": [], "mismatched": [], "errors": []}
+    return {
+        "command": "prune",
+        "version": "0.1.0",
+        "source": source(),
+        "output": "out",
+        "target": {
+            "form": "stock",
+            "architecture": "GPTNeoXForCausalLM",
+            "auto_class": "AutoModelForCausalLM",
+            "engines": ["transformers"],
+            "why": "fewer blocks of the same class",
+        },
+        "receipts": [
+            {
+                "surgery": "drop_blocks",
+                "contract": "lossy",
+                "parameters": {"blocks": [5, 6, 7]},
+                "tensors": {"kept": 100, "changed": 0, "added": 0, "dropped": 36},
+                "config": {"num_hidden_layers": [12, 9]},
+                "notes": [],
+            },
+            {
+                "surgery": "refit",
+                "contract": "fitted",
+                "parameters": {},
+                "tensors": {"kept": 99, "changed": 1, "added": 0, "dropped": 0},
+                "config": {},
+                "notes": [],
+            },
+        ],
+        "blocks": {
+            "stack": "gpt_neox.layers",
+            "before": 12,
+            "after": 9,
+            "dropped": [5, 6, 7],
+            "order": [0, 1, 2, 3, 4, 8, 9, 10, 11],
+        },
+        "method": "angular",
+        "scores": [
+            {"blocks": [i, i + 1, i + 2], "angular": abs(i - 5) / 10 + 0.05, "fit": 0.5 - i / 100}
+            for i in range(10)
+        ],
+        "calibration": rows_about("sample:prose"),
+        "substitution": {
+            "name": "refit",
+            "objective": "least squares",
+            "seam": 4,
+            "ridge": 0.001,
+            "held_out_error": {"before": 0.31, "after": 0.12},
+        },
+        "healing": {
+            "steps": [
+                _step(8, "attention.dense", 0.2, 0.25, accepted=False),
+                _step(8, "mlp.dense_4h_to_h", 0.2, 0.15, accepted=True),
+            ]
+        },
+        "losses": {
+            "sample:prose": {
+                "source": rows_about("sample:prose"),
+                "original": _figures(3.0),
+                "drop": _figures(3.4),
+                "result": _figures(3.1),
+            },
+            "sample:drama": {
+                "source": rows_about("sample:drama"),
+                "original": _figures(3.2),
+                "drop": _figures(3.3),
+                "result": _figures(3.35),
+            },
+        },
+        "samples": [
+            {"prompt": "It was\n the", "original": " best of | times", "result": " [worst](x) *of*"}
+        ],
+        "notes": [],
+        "verification": {"verdict": "pass", "contract": "fitted", "load_report": load_report},
+        "seconds": 61.0,
+        "peak_memory_bytes": 64_000_000,
+    }
+
+
+def _step(
+    block: int, writer: str, before: float, after: float, *, accepted: bool
+) -> dict[str, Any]:
+    return {
+        "block": block, "writer": writer, "ridge": 0.001,
+        "before": before, "after": after, "accepted": accepted,
+    }  # fmt: skip
+
+
+def heal_document() -> dict[str, Any]:
+    document = prune_document()
+    for key in ("blocks", "method", "scores", "substitution", "healing", "samples"):
+        del document[key]
+    document["command"] = "heal"
+    document["receipts"] = [{**document["receipts"][1], "surgery": "train", "contract": "trained"}]
+    document["verification"]["contract"] = "trained"
+    document["training"] = {
+        "method": "lora",
+        "steps": 200,
+        "tokens": 409_600,
+        "trainable_parameters": 1_234_567,
+        "loss": [[1, 4.2], [200, 3.1]],
+        "final": {"ce": 3.0, "kl": 0.2},
+    }
+    return document

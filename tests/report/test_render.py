@@ -139,6 +139,8 @@ ALL = [
     documents.plan_document,
     documents.verify_document,
     documents.inspect_document,
+    documents.prune_document,
+    documents.heal_document,
 ]
 
 

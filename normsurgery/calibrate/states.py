@@ -1,0 +1,116 @@
+"""Hidden states of all batches: in memory up to a limit, in memory-mapped files above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from normsurgery.errors import ResourceError, UsageError
+
+
+class HiddenStates:
+    """A stream per batch: `states[i]` → [rows, time, d] on the CPU; `states[i] = x` replaces it.
+
+    shapes: of the batches. limit: bytes held in memory (None: half of what is free); where all of
+    it is more, each batch is a file in `directory`, named after `name`.
+    A tensor that comes from a file shows the file: it is valid until that batch is replaced.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: torch.dtype,
+        *,
+        directory: Path | None = None,
+        limit: int | None = None,
+        name: str = "stream",
+    ) -> None:
+        self.shapes = [tuple(shape) for shape in shapes]
+        self.dtype = dtype
+        self.name = name
+        wanted = self.nbytes
+        limit = _free_memory() // 2 if limit is None else limit
+        self.directory = directory if wanted > limit else None
+        if wanted > limit and directory is None:
+            raise UsageError(
+                f"the hidden states take {wanted:,} bytes, and {limit:,} may be held in memory",
+                "name a directory for them, or read fewer tokens",
+            )
+        self._held: list[Tensor | None] = [None] * len(self.shapes)
+        if self.directory is not None:
+            self._check_disk(self.directory, wanted)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all batches."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, batch: int) -> Tensor:
+        if self.directory is not None:
+            return self._mapped(batch, "r+")
+        held = self._held[batch]
+        if held is None:
+            raise IndexError(f"batch {batch} of {self.name} was never set")
+        return held
+
+    def __setitem__(self, batch: int, value: Tensor) -> None:
+        if tuple(value.shape) != self.shapes[batch]:
+            raise ValueError(f"batch {batch} is {self.shapes[batch]}, not {tuple(value.shape)}")
+        value = value.detach().to("cpu", self.dtype)
+        if self.directory is None:
+            self._held[batch] = value
+        else:
+            self._mapped(batch, "w+").copy_(value)
+
+    def copy(self, name: str) -> HiddenStates:
+        """The same values under another name, free to be replaced."""
+        limit = self.nbytes if self.directory is None else -1
+        other = HiddenStates(
+            self.shapes, self.dtype, directory=self.directory, limit=limit, name=name
+        )
+        for batch in range(len(self)):
+            # a batch in memory is replaced, never written into: it can be shared
+            other[batch] = self[batch]
+        return other
+
+    def close(self) -> None:
+        """Give the memory or the files back."""
+        self._held = [None] * len(self.shapes)
+        if self.directory is not None:
+            for batch in range(len(self)):
+                self._path(batch).unlink(missing_ok=True)
+
+    def _path(self, batch: int) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{self.name}.{batch:05}.bin"
+
+    def _mapped(self, batch: int, mode: str) -> Tensor:
+        shape, path = self.shapes[batch], self._path(batch)
+        if mode == "r+" and not path.exists():
+            raise IndexError(f"batch {batch} of {self.name} was never set")
+        size = torch.Size(shape).numel()
+        return torch.from_file(str(path), shared=True, size=size, dtype=self.dtype).view(shape)
+
+    @staticmethod
+    def _check_disk(directory: Path, wanted: int) -> None:
+        import shutil
+
+        directory.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(directory).free
+        if wanted > free:
+            raise ResourceError(
+                f"the hidden states take {wanted:,} bytes, {directory} has {free:,} free",
+                "read fewer tokens, or name a directory on another disk",
+            )
+
+
+def _free_memory() -> int:
+    from normsurgery.verify.load import available_memory_bytes
+
+    return available_memory_bytes()

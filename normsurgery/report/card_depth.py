@@ -1,0 +1,126 @@
+"""The model card of a result whose function changed: what was done to the depth, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from normsurgery.report.markdown import literal, row
+from normsurgery.report.prune import (
+    LOSS_COLUMNS,
+    blocks_line,
+    domain_line,
+    healed_line,
+    loss_rows,
+    source_line,
+    substitution_lines,
+    training_lines,
+    won_back_line,
+)
+
+Document = Mapping[str, Any]
+CHANGED = (
+    "This is another function than the source: outputs, and with them every benchmark, differ. "
+    "Published figures of the source are not this checkpoint's.",
+    "Likelihood on text says little about long generations: reasoning in many steps suffers more "
+    "from lost depth than next-token loss and multiple choice show (arXiv 2602.01997).",
+)
+RENUMBERED = (
+    "Blocks are numbered anew: adapters (LoRA), steering vectors and tools that address the "
+    "source's blocks by number do not fit.",
+)
+FITTED = (
+    "Fitted to {source} only. Text of another kind (code, other languages, conversations) was not "
+    "seen: there the fit may help less, or harm.",
+)
+TRAINED = (
+    "Trained on {source} only; what the source knew beyond that text may have faded, its refusals "
+    "and other trained behaviour included.",
+)
+UNMEASURED = ("No loss was measured: what the change costs is unknown.",)
+
+
+def depth_heading(document: Document) -> str | None:
+    """`9 of 12 blocks`, `15 blocks for 12`, or None where the depth is the source's."""
+    blocks = document.get("blocks")
+    if not isinstance(blocks, dict):
+        return None
+    before, after = blocks["before"], blocks["after"]
+    if before == after:
+        return "blocks rearranged"
+    return f"{after} of {before} blocks" if after < before else f"{after} blocks for {before}"
+
+
+def depth_markdown(document: Document) -> str:
+    """The section between contracts and verification; empty where there is nothing to say."""
+    parts = [*_done(document), *_losses(document), *_samples(document)]
+    return "" if not parts else "\n\n## What was changed, and what it cost\n\n" + "\n".join(parts)
+
+
+def _done(document: Document) -> Iterator[str]:
+    if isinstance(document.get("blocks"), dict):
+        yield f"* Blocks: {literal(blocks_line(document['blocks']))}."
+    if document.get("method"):
+        yield f"* Chosen by the score `{document['method']}`; `surgery.json` has every score."
+    if document.get("calibration"):
+        yield f"* Calibrated on {literal(source_line(document['calibration']))}."
+    if document.get("substitution"):
+        yield f"* Substituted: {_facts(substitution_lines(document['substitution']))}."
+    steps = (document.get("healing") or {}).get("steps")
+    if steps:
+        yield f"* Healed in closed form: {healed_line(steps)}."
+    if document.get("training"):
+        yield f"* Trained: {_facts(training_lines(document['training']))}."
+
+
+def _facts(lines: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(f"{name} {literal(value)}" for name, value in lines)
+
+
+def _losses(document: Document) -> Iterator[str]:
+    for domain, entry in (document.get("losses") or {}).items():
+        yield ""
+        yield f"Loss in nats a token on {literal(domain_line(domain, entry))}:"
+        yield ""
+        yield row(["model", *LOSS_COLUMNS[1:]])
+        yield row(["---"] * len(LOSS_COLUMNS))
+        yield from (row(cells) for cells in loss_rows(entry))
+        line = won_back_line(entry)
+        if line:
+            yield from ("", f"{line[0].upper()}{line[1:]}.")
+
+
+def _samples(document: Document) -> Iterator[str]:
+    samples = document.get("samples") or []
+    if samples:
+        columns = list(samples[0])
+        yield from ("", "Greedy continuations of held-out text:", "")
+        yield row(columns)
+        yield row(["---"] * len(columns))
+        yield from (row([literal(str(sample[key])) for key in columns]) for sample in samples)
+
+
+def contract_limits(document: Document) -> list[str]:
+    """What is not guaranteed, by the contracts of the receipts."""
+    contracts = {receipt["contract"] for receipt in document["receipts"]}
+    if contracts <= {"exact"}:
+        return list(RENUMBERED) if _renumbered(document) else []
+    said = [*CHANGED]
+    if _renumbered(document):
+        said += RENUMBERED
+    losses = document.get("losses") or {}
+    calibration = document.get("calibration") or {}
+    source = literal(str(calibration.get("source") or next(iter(losses), "its calibration text")))
+    for contract, sentences in (("fitted", FITTED), ("trained", TRAINED)):
+        if contract in contracts:
+            said += [sentence.format(source=source) for sentence in sentences]
+    return said if losses else [*said, *UNMEASURED]
+
+
+def _renumbered(document: Document) -> bool:
+    blocks = document.get("blocks")
+    if not isinstance(blocks, dict):
+        return False
+    order = blocks.get("order")
+    plain = list(range(blocks["before"]))
+    return blocks["after"] != blocks["before"] or (order is not None and list(order) != plain)

@@ -1,0 +1,274 @@
+"""One training run, from a checkpoint on disk to the trained model in memory.
+
+Works in several processes as transformers.Trainer does (`accelerate launch`): each trains on its
+share of the rows, all end with the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsurgery.anatomy.examine import Examination, examine
+from normsurgery.anatomy.runtime import quiet
+from normsurgery.calibrate.rows import TextRows
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.errors import UnsupportedModelError, UsageError
+from normsurgery.report.progress import Progress, Silent
+from normsurgery.train.data import RowsDataset, collate
+from normsurgery.train.depth import matched_blocks, recorded_order, text_stack
+from normsurgery.train.lora import add_lora, linear_names, merge_lora, stacked_names
+from normsurgery.train.options import TrainOptions
+from normsurgery.train.taps import Taps
+from normsurgery.train.trainable import (
+    choose_all,
+    choose_head_and_last,
+    trained_count,
+    trained_names,
+    without_dropout,
+)
+from normsurgery.train.trainer import HealTrainer, Teacher, Watch
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint that takes part in training, and what is known of it."""
+
+    checkpoint: Checkpoint
+    examination: Examination
+    allow_pickle: bool = False
+
+    @staticmethod
+    def of(checkpoint: Checkpoint, *, trust_remote_code: bool, allow_pickle: bool) -> Subject:
+        """Examine it. Raises UnsupportedModelError unless it predicts the next token of a text."""
+        found = examine(checkpoint, trust_remote_code=trust_remote_code)
+        model = found.twin.model
+        if not model.can_generate() or getattr(found.config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(
+                f"{found.model_class.__name__} does not predict the next token of a text, which is "
+                "what heal trains on",
+                "normsurgery inspect MODEL   # what does apply",
+            )
+        return Subject(checkpoint, found, allow_pickle)
+
+    def load(self, dtype: torch.dtype | str) -> Any:
+        """The model in a dtype ("auto": its own), on the CPU, eval."""
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "local_files_only": True,
+            "experts_implementation": "eager",
+        }
+        if not self.allow_pickle:
+            options["use_safetensors"] = True
+        loader: Any = self.examination.model_class
+        with quiet():
+            model = loader.from_pretrained(str(self.checkpoint.directory), **options)
+        for config in (model.config, model.config.get_text_config()):
+            config.use_cache = False
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run made: the model's values by parameter name, and the figures of the run.
+
+    changed: parameters that trained. loss: (step, loss) of each step. final: each part of the loss,
+    mean over the last tenth of the steps. main: whether this process is the one that writes.
+    """
+
+    state: Mapping[str, Tensor]
+    changed: tuple[str, ...]
+    trainable_parameters: int
+    steps: int
+    tokens: int
+    loss: list[tuple[int, float]]
+    final: dict[str, float]
+    notes: tuple[str, ...]
+    model: Any
+    main: bool
+
+
+def train(
+    student: Subject,
+    teacher: Subject | None,
+    rows: TextRows,
+    options: TrainOptions,
+    work: Path,
+    *,
+    resume_from: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train the student on rows of text. work: where checkpoints to resume from are kept.
+
+    teacher: None where no part of the loss needs one. resume_from: one of those checkpoints.
+    Raises SurgeryError where the loss is not finite, UsageError where the two do not fit together.
+    """
+    from transformers import set_seed
+
+    pairs = pairing(student, teacher, options)
+    set_seed(options.seed)  # adapters are drawn before the Trainer sets it
+    model = student.load(torch.float32)
+    without_dropout(model)
+    taps = Taps([model.get_submodule(student_block) for student_block, _ in pairs])
+    if options.gradient_checkpointing:
+        _checkpoint_activations(model)
+    model, changed, notes = choose(model, student.examination, options)
+    trainer = HealTrainer(
+        model=model,
+        args=training_arguments(options, len(rows.ids), work),
+        train_dataset=RowsDataset(rows),
+        data_collator=collate,
+        weights=options.weights,
+        taps=taps,
+        teacher=_ready_teacher(teacher, pairs, options),
+    )
+    count = trained_count(model)
+    total = trainer.args.max_steps
+    task = (progress or Silent()).task("train", total if is_main_process() else None, "steps")
+    with task as advance, quiet():
+        trainer.add_callback(Watch(advance))
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    merged = merge_lora(trainer.model) if options.method == "lora" else trainer.model
+    return Trained(
+        state=merged.state_dict(),
+        changed=tuple(changed),
+        trainable_parameters=count,
+        notes=notes,
+        model=merged.eval(),
+        main=trainer.is_world_process_zero(),
+        **_history(trainer.state),
+    )
+
+
+def pairing(
+    student: Subject, teacher: Subject | None, options: TrainOptions
+) -> list[tuple[str, str]]:
+    """Module paths of (student's block, teacher's block) whose streams the loss compares."""
+    if not options.weights.hidden:
+        return []
+    if teacher is None:
+        raise UsageError("--hidden compares with a teacher, and none was given", "--teacher MODEL")
+    own, other = text_stack(student.examination), text_stack(teacher.examination)
+    if own.width != other.width:
+        raise UsageError(
+            f"the student's stream is {own.width} wide and the teacher's {other.width}",
+            "--hidden 0",
+        )
+    order = recorded_order(student.checkpoint.directory)
+    pairs = matched_blocks(own.depth, other.depth, order)
+    return [(own.blocks[left], other.blocks[right]) for left, right in pairs]
+
+
+def training_arguments(options: TrainOptions, rows: int, work: Path) -> Any:
+    """transformers.TrainingArguments for a run over so many rows."""
+    from transformers import TrainingArguments
+
+    steps = options.steps_over(rows, process_count())
+    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
+    if options.device.startswith("cuda") and on_cpu:
+        raise UsageError(f"--device {options.device}: there is no CUDA device", "--device cpu")
+    if options.device.startswith("cuda:") and options.device != "cuda:0":
+        raise UsageError(
+            "training runs on the first device that the process sees",
+            f"CUDA_VISIBLE_DEVICES={options.device.removeprefix('cuda:')} normsurgery heal …",
+        )
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(options.warmup * steps),
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        bf16=_bf16(options.bf16, on_cpu),
+        use_cpu=on_cpu,
+        seed=options.seed,
+        data_seed=options.seed,
+        save_steps=options.save_every or max(1, steps // 10),
+        save_total_limit=1,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+        # a tower that text does not pass has no gradient
+        ddp_find_unused_parameters=options.method == "full",
+    )
+    if process_count() == 1:
+        arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel would copy the taps
+    return arguments
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints, as the launcher numbered it."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def process_count() -> int:
+    """How many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _bf16(asked: bool | None, on_cpu: bool) -> bool:
+    if asked is None:
+        return not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return asked
+
+
+def choose(
+    model: Any, examination: Examination, options: TrainOptions
+) -> tuple[Any, list[str], tuple[str, ...]]:
+    """The model made ready for the method, the parameters that will differ, and notes.
+
+    model: of the examined class, at full size, with or without storage.
+    """
+    if options.method == "lora":
+        blocks = text_stack(examination).name
+        linears = linear_names(model, blocks, examination.twin.model)
+        stacked = stacked_names(model, blocks)
+        changed = [*(f"{name}.weight" for name in linears), *stacked]
+        return add_lora(model, linears, stacked, rank=options.lora_rank), changed, ()
+    if options.method == "full":
+        notes = choose_all(model)
+    else:
+        notes = choose_head_and_last(model, examination)
+    return model, trained_names(model), notes
+
+
+def _ready_teacher(
+    teacher: Subject | None, pairs: list[tuple[str, str]], options: TrainOptions
+) -> Teacher | None:
+    if not options.weights.needs_teacher:
+        return None
+    if teacher is None:
+        raise UsageError("the KL compares with a teacher, and none was given", "--teacher MODEL")
+    model = teacher.load("auto").requires_grad_(False)
+    return Teacher(model, Taps([model.get_submodule(block) for _, block in pairs]))
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    # renamed in transformers 5.2x; the old name warns
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)()  # type: ignore[operator]
+
+
+def _history(state: Any) -> dict[str, Any]:
+    """Steps, tokens, the loss of each step, and the mean of each part over the last tenth."""
+    steps = [entry for entry in state.log_history if "grad_norm" in entry]
+    last = steps[-max(1, len(steps) // 10) :]
+    parts = [name for name in ("loss", "ce", "kl", "hidden") if name in steps[-1]]
+    return {
+        "steps": int(state.global_step),
+        "tokens": int(sum(entry["tokens"] for entry in steps)),
+        "loss": [(int(entry["step"]), float(entry["loss"])) for entry in steps],
+        "final": {name: sum(entry[name] for entry in last) / len(last) for name in parts},
+    }

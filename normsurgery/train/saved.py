@@ -1,0 +1,72 @@
+"""Whether the saved files are the model that was trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normsurgery.anatomy.names import NameMap
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.surgery.set_parameters import FLOATING
+from normsurgery.verify.load import load_model
+from normsurgery.verify.run import exact_arithmetic
+from normsurgery.verify.sources import ModelSource
+
+# The same float32 arithmetic on the same values; what is left is the order of sums.
+ALLOWED = 1e-5
+
+
+def saved_check(
+    trained: Any,
+    changed: Collection[str],
+    result: Checkpoint,
+    names: NameMap,
+    saved: ModelSource,
+    ids: Tensor,
+) -> dict[str, Any]:
+    """Logits of the saved files against those of the trained model, both in float32.
+
+    trained: the model in memory; its parameters `changed` are rounded to what `result` stores them
+    in, so that it must not be used afterwards. ids: [rows, time].
+    "error": the largest difference once both are rounded, "rounding": what the rounding itself
+    moved; both over the logits' standard deviation.
+    """
+    device = next(trained.parameters()).device
+    before = _logits(trained, ids, device)
+    _round(trained, changed, result, names)
+    wanted = _logits(trained, ids, device)
+    with tempfile.TemporaryDirectory() as scratch:
+        opened = load_model(saved, dtype=torch.float32, device=device, scratch=Path(scratch))
+        with opened as loaded:
+            found = _logits(loaded.model, ids, device)
+            report = loaded.report
+    spread = float(wanted.std())
+    error = float((found - wanted).abs().max()) / spread
+    passed = report.clean and error <= ALLOWED
+    return {
+        "passed": passed,
+        "error": error,
+        "allowed": ALLOWED,
+        "rounding": float((wanted - before).abs().max()) / spread,
+        "load_report": report.to_dict(),
+    }
+
+
+def _logits(model: Any, ids: Tensor, device: torch.device) -> Tensor:
+    with torch.inference_mode(), exact_arithmetic():
+        logits: Tensor = model(input_ids=ids.to(device)).logits
+    return logits.float().cpu()
+
+
+def _round(model: Any, changed: Collection[str], result: Checkpoint, names: NameMap) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in changed:
+        held = names.joint(name) or names.on_disk(name)[0][0]
+        dtype = FLOATING[result[held].dtype]
+        with torch.no_grad():
+            parameters[name].copy_(parameters[name].to(dtype))

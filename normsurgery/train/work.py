@@ -1,0 +1,74 @@
+"""The directory beside the output in which an interrupted run waits to be resumed.
+
+It holds the Trainer's checkpoints, and `run.json`, which says what the run was: a run is resumed
+by the same run only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from normsurgery.errors import UsageError
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_LAST_WRITTEN = "trainer_state.json"
+
+
+def work_directory(output: Path) -> Path:
+    """`.OUT.heal` beside the output."""
+    return output.with_name(f".{output.name}.heal")
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, None where there is none."""
+    found = [
+        (int(match[1]), path)
+        for path in (directory.iterdir() if directory.is_dir() else ())
+        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _LAST_WRITTEN).is_file()
+    ]
+    return max(found)[1] if found else None
+
+
+def check_run(directory: Path, run: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Whether `run` may use the directory. Touches nothing.
+
+    Raises UsageError where an interrupted run waits there and neither `resume` nor `overwrite` says
+    what to do with it, or where it is to be resumed and was another run.
+    """
+    if last_checkpoint(directory) is None or (overwrite and not resume):
+        return
+    if not resume:
+        raise UsageError(
+            f"an interrupted run waits in {directory.name}",
+            "--resume goes on with it, --overwrite starts again",
+        )
+    try:
+        before = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    now = json.loads(json.dumps(run))
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        raise UsageError(
+            f"the interrupted run in {directory.name} had another {', '.join(sorted(differing))}",
+            "give the same options again, or leave --resume out and pass --overwrite",
+        )
+
+
+def begin_run(directory: Path, run: Mapping[str, Any], *, resume: bool) -> None:
+    """Make the directory ready: what an earlier run left goes, unless it is resumed."""
+    if resume:
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    (directory / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+def end_run(directory: Path) -> None:
+    """The result is in place: nothing is left to resume."""
+    shutil.rmtree(directory, ignore_errors=True)
