@@ -10,11 +10,11 @@ import pytest
 import normsurgery
 from tests.cli.invoke import environment
 
-FUNCTIONS = ["convert", "inspect", "run", "verify"]
+FUNCTIONS = ["arrange", "convert", "inspect", "run", "verify"]
 NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["VerifyResult", *FUNCTIONS],
+    *["ArrangeResult", "VerifyResult", *FUNCTIONS],
 ]
 
 
