@@ -67,9 +67,8 @@ def test_the_document_says_what_was_trained(healed):
     assert document["command"] == "heal" and document["output"] == str(out)
     assert training["method"] == method and training["steps"] == 25
     assert [step for step, _ in training["loss"]] == list(range(1, 26))
-    assert training["tokens"] == 25 * 4 * 63 and set(training["final"]) == {
-        "loss", "ce", "kl", "hidden",
-    }  # fmt: skip
+    assert 0.9 * 25 * 4 * 63 < training["tokens"] <= 25 * 4 * 63  # an epoch's last batch is smaller
+    assert set(training["final"]) == {"loss", "ce", "kl", "hidden"}
     receipt = document["receipts"][-1]
     assert receipt["contract"] == "trained" and receipt["surgery"] == "train"
     assert document["blocks"]["order"] == KEPT
@@ -161,12 +160,12 @@ def test_a_checkpoint_with_two_ways_in_comes_out_with_one(tmp_path):
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
-def test_a_loss_that_is_not_finite_writes_nothing(cut, tmp_path):
-    with pytest.raises(SurgeryError, match="training stopped at step"):
-        normsurgery.heal(
-            cut, tmp_path / "out", teacher=TRAINED, train="full", steps=8, temperature=1e-30,
-            **TINY,
-        )  # fmt: skip
+def test_a_loss_that_is_not_finite_writes_nothing(cut, tmp_path, monkeypatch):
+    from normsurgery.train import trainer
+
+    monkeypatch.setattr(trainer, "cross_entropy", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(SurgeryError, match="training stopped at step 1: its loss is nan"):
+        normsurgery.heal(cut, tmp_path / "out", teacher=TRAINED, steps=4, **TINY)
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +190,7 @@ def test_streams_are_compared_only_where_the_papers_pair_the_blocks(cut, tmp_pat
 def test_what_cannot_be_trained_is_refused_before_anything_is_read(tiny, cut, tmp_path):
     with pytest.raises(UnsupportedModelError, match="ViTForImageClassification"):
         normsurgery.heal(tiny("vit"), tmp_path / "out", teacher=tiny("vit"))
-    with pytest.raises(UsageError, match="teacher has 99 tokens"):
+    with pytest.raises(UsageError, match="different vocabularies: 99 tokens against 1024"):
         normsurgery.heal(cut, tmp_path / "out", teacher=tiny("gpt2"), steps=1, **TINY)
     with pytest.raises(UsageError, match="exists already"):
         normsurgery.heal(cut, tmp_path, teacher=TRAINED)
