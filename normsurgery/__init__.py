@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.version import VERSION
 
 if TYPE_CHECKING:
+    from normsurgery.api.arrange import ArrangeResult as ArrangeResult
+    from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
     from normsurgery.api.heal import HealResult as HealResult
     from normsurgery.api.heal import heal as heal
     from normsurgery.api.inspect import InspectResult as InspectResult
     from normsurgery.api.inspect import inspect as inspect
+    from normsurgery.api.prune import PruneResult as PruneResult
+    from normsurgery.api.prune import prune as prune
     from normsurgery.api.verify import VerifyResult as VerifyResult
     from normsurgery.api.verify import verify as verify
     from normsurgery.errors import CheckpointError as CheckpointError
@@ -35,11 +39,13 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _HOME_OF = {
+    "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
     "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
+    "PruneResult": "api.prune",
     "ResourceError": "errors",
     "RunResult": "recipe",
     "SurgeryError": "errors",
@@ -47,9 +53,11 @@ _HOME_OF = {
     "UsageError": "errors",
     "VerificationError": "errors",
     "VerifyResult": "api.verify",
+    "arrange": "api.arrange",
     "convert": "api.convert",
     "heal": "api.heal",
     "inspect": "api.inspect",
+    "prune": "api.prune",
     "run": "recipe",
     "verify": "api.verify",
 }

@@ -11,10 +11,10 @@ from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.healing import Job, described, healed, model_source, planned
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import check_destination, open_checkpoint
+from normsurgery.graft.doors import one_door
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.cast import cast, stored_dtype
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.train.doors import one_door
 from normsurgery.train.options import LossWeights, Method, TrainOptions
 from normsurgery.train.run import Subject, pairing
 from normsurgery.verify import check_comparable

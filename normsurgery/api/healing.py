@@ -287,7 +287,8 @@ def _verification(
     judged = judge(reference, saved, progress=job.writing.progress).to_dict()
     said = (
         f"the saved files' logits are {check['error']:.3g} × std from the trained model's, "
-        f"{check['allowed']:.3g} is allowed; rounding to what is stored moved {check['rounding']:.3g}"
+        f"{check['allowed']:.3g} is allowed; rounding to the storage dtype moved "
+        f"{check['rounding']:.3g}"
     )
     judged["notes"] = [*judged["notes"], said]
     if not check["passed"]:

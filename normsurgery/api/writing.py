@@ -85,12 +85,14 @@ class Writing:
         verify: Verify,
         *,
         notes: Sequence[str] = (),
+        beside: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Stage, verify and publish; what this adds to the document.
 
         document: what is known so far, with the recipe; it becomes `surgery.json` and the card.
         verify: is given the staged directory; a verdict of fail raises VerificationError, and
-        nothing is published. notes: what the card says is not guaranteed.
+        nothing is published. notes: what the card says is not guaranteed. beside: a mapping that
+        `verify` fills with what else the papers should say.
         """
         with Staging(
             self.output,
@@ -102,8 +104,9 @@ class Writing:
             verification = verify(staging.path)
             added = {"output": str(self.output), "verification": verification}
             _write_papers(
-                staging.path, source, {**document, **added}, files, seed=self.seed, notes=notes
-            )
+                staging.path, source, {**document, **(beside or {}), **added}, files,
+                seed=self.seed, notes=notes,
+            )  # fmt: skip
             if verification["verdict"] == "fail":
                 self._fail(staging, verification)
             staging.publish()

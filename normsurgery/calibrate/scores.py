@@ -11,13 +11,14 @@ Of each, less means that the window is missed less.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from normsurgery.anatomy.block_writers import block_writers
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.leave_out import leave_out_losses
-from normsurgery.calibrate.resume import Work
+from normsurgery.calibrate.resume import Work, WorkPart
 from normsurgery.calibrate.sample import Sample, last_tokens, scored_sample
 from normsurgery.calibrate.seams import Seam, read_seams
 from normsurgery.calibrate.similarity import Similarity
@@ -68,14 +69,15 @@ def score_windows(
     if set(methods) & set(_SIMILARITY):
         seams, notes = _seams(engine) if "fit" in methods else ([], [])
         found = _similarity(engine, size, methods, options, seams)
+        part = _part(work, name, engine, size, sorted(found.methods), options)
         sampled = found.fitted.tokens
         if any(seams):
             notes += [note for note in [check_tokens(sampled, engine.width)] if note]
-        found.run(work.part(f"{name}-{size}") if work else None, progress)
+        found.run(part, progress)
         for method in set(methods) & set(_SIMILARITY):
             columns[method] = getattr(found, method)
     if "loss" in methods:
-        part = work.part(f"{name}-loss-{size}") if work else None
+        part = _part(work, f"{name}-loss", engine, size)
         columns["loss"], whole = leave_out_losses(engine, size, part=part, progress=progress)
     if "taylor" in methods:
         columns["taylor"] = window_sums(taylor_scores(engine, progress=progress), size)
@@ -137,6 +139,15 @@ def _check(engine: Blockwise, size: int, methods: Collection[str]) -> None:
             f"{size} of {engine.depth} blocks cannot be dropped",
             f"between 1 and {engine.depth - 1} can",
         )
+
+
+def _part(work: Work | None, name: str, engine: Blockwise, *parameters: object) -> WorkPart | None:
+    """The place of a pass, named after all that tells it from others on the same text."""
+    if work is None:
+        return None
+    shapes = [tuple(batch.ids.shape) for batch in engine.all_batches]
+    known = repr((engine.order, str(engine.dtype), shapes, *parameters))
+    return work.part(f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:16]}")
 
 
 def _similarity(

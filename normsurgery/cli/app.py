@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from normsurgery.cli.arrange import arrange
 from normsurgery.cli.convert import convert
 from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
+from normsurgery.cli.prune import prune
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
 from normsurgery.cli.version import versions
@@ -20,6 +22,8 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(convert)
+app.command()(prune)
+app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
 app.command()(run)

@@ -15,7 +15,7 @@ def heal(
     output: o.Output,
     teacher: o.Teacher,
     train: o.Train = "lora",
-    data: o.TrainingData = None,
+    data: o.TextData = None,
     text_column: o.TextColumn = "text",
     tokens: o.TrainingTokens = 500_000,
     max_length: o.RowLength = 512,

@@ -10,7 +10,11 @@ import typer
 DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
 TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
-MethodName: TypeAlias = Literal["lora", "head+last3", "full"]
+TrainName: TypeAlias = Literal["lora", "head+last3", "full"]
+MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor"]
+SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
+ObjectiveName: TypeAlias = Literal["squares", "cosine"]
+HealName: TypeAlias = Literal["none", "sequential"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 
 Model = Annotated[
@@ -56,6 +60,58 @@ Part = Annotated[
         metavar="NAME", help="Convert only what lies in this module, such as vision_model."
     ),
 ]
+Drop = Annotated[
+    str,
+    typer.Option(
+        metavar="WHAT", help="How many blocks (3, 25%), or which ones (4,9 or 5-7, counted from 0)."
+    ),
+]
+ScoreMethod = Annotated[
+    MethodName, typer.Option(help="The score that chooses the blocks where they are not named.")
+]
+Iterative = Annotated[
+    bool,
+    typer.Option("--iterative", help="Drop one block, measure again, drop the next: not a window."),
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Show the scores of all windows, and draw them.")
+]
+Substitute = Annotated[
+    SubstituteName,
+    typer.Option(
+        help="What stands in for dropped blocks, fitted in the block before each gap: nothing; "
+        "ReplaceMe's linear map; its writers refitted; or these with its heads and neurons "
+        "exchanged for dropped ones that serve better."
+    ),
+]
+Objective = Annotated[ObjectiveName, typer.Option(help="What ReplaceMe's linear map minimizes.")]
+Heal = Annotated[
+    HealName, typer.Option(help="Refit the writers of every later block in order, no gradients.")
+]
+OtherData = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT", help="Another domain to report losses on. [default: public-domain drama]"
+    ),
+]
+CalibrationTokens = Annotated[
+    int, typer.Option("--tokens", min=2, help="How many tokens of it to measure.")
+]
+Blocks = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        help="The blocks in order, such as 0-7,zero,8-11: numbers from 0, ranges, and zero for "
+        "one that does nothing yet.",
+    ),
+]
+Stack = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which row of blocks, where there are several: encoder, decoder, vision, or its path.",
+    ),
+]
 DType = Annotated[
     DTypeName | None, typer.Option(help="Storage dtype of the result. [default: the source's]")
 ]
@@ -82,18 +138,18 @@ Teacher = Annotated[
     typer.Option(metavar="ORIGINAL", help="What the model was made from: a directory or a Hub id."),
 ]
 Train = Annotated[
-    MethodName,
+    TrainName,
     typer.Option(
         help="What trains: adapters on every linear of the blocks, merged before writing; the "
         "head, the final norm and the last three blocks; or everything."
     ),
 ]
-TrainingData = Annotated[
+TextData = Annotated[
     str | None,
     typer.Option(
         "--data",
         metavar="TEXT",
-        help="Text to train on: a .txt, .jsonl, .parquet or .csv file, or a data set of the Hub. "
+        help="Text to read: a .txt, .jsonl, .parquet or .csv file, or a data set of the Hub. "
         "[default: a public-domain sample]",
     ),
 ]

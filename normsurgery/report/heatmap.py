@@ -25,8 +25,9 @@ def block_scores_png(
 
     scores: the document's, [{"blocks": [5, 6, 7], METHOD: number or None …}]. Each row is scaled
     between its own least and greatest value, since methods have different units; dark is the
-    better one to drop. dropped: the window to frame. Figures stand in the cells where there are at
-    most ANNOTATED windows. Needs no display. The same scores give the same bytes.
+    better one to drop. dropped: the blocks that went; windows of these alone are framed. Figures
+    stand in the cells where there are at most ANNOTATED windows. Needs no display. The same scores
+    give the same bytes.
 
     UsageError where matplotlib is not installed, ValueError where there are no scores.
     """
@@ -97,15 +98,14 @@ def _frame(
     methods: Sequence[str],
     dropped: Sequence[int] | None,
 ) -> None:
-    """A red frame around the window that was dropped, and its blocks in words."""
+    """A red frame around each window that was dropped, and the blocks in words."""
     from matplotlib.patches import Rectangle
 
-    columns = [i for i, row in enumerate(scores) if list(row["blocks"]) == list(dropped or ())]
+    went = set(dropped or ())
+    columns = [i for i, row in enumerate(scores) if set(row["blocks"]) <= went]
     for column in columns:
-        axes.add_patch(
-            Rectangle(
-                (column - 0.5, -0.5), 1, len(methods), fill=False, edgecolor="red", linewidth=2.5,
-                clip_on=False,
-            )
-        )  # fmt: skip
-        axes.set_xlabel(f"{axes.get_xlabel()}   (red: dropped, {ranges(dropped or ())})")
+        corner = (column - 0.5, -0.5)
+        options: dict[str, Any] = {"fill": False, "edgecolor": "red", "linewidth": 2.5}
+        axes.add_patch(Rectangle(corner, 1, len(methods), clip_on=False, **options))
+    if columns:
+        axes.set_xlabel(f"{axes.get_xlabel()}   (red: dropped, {ranges(sorted(went))})")

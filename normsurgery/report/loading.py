@@ -13,8 +13,12 @@ OTHER_GRAFT = "# by the modeling file beside the weights"
 def custom_code(document: Mapping[str, Any]) -> bool:
     """Whether a modeling file of ours travels with the result.
 
-    A stock result has one where norms were swapped: it is the second way in.
+    The target says so in `modeling_file`; where it does not, a stock result has one if norms were
+    swapped: it is the second way in.
     """
+    stated = document["target"].get("modeling_file")
+    if stated is not None:
+        return bool(stated)
     form = document["target"]["form"]
     return form == "graft" or (form == "stock" and _swaps_norms(document))
 

@@ -54,7 +54,7 @@ def blocks_line(blocks: Document) -> str:
     line = f"{blocks['before']} → {blocks['after']}"
     if blocks.get("stack"):
         line += f" of {blocks['stack']}"
-    dropped, order = list(blocks.get("dropped") or ()), blocks.get("order")
+    dropped, order = sorted(blocks.get("dropped") or ()), blocks.get("order")
     if dropped:
         line += f", without {ranges(dropped)}"
     plain = [i for i in range(blocks["before"]) if i not in dropped]
@@ -110,7 +110,7 @@ def _scores(document: Document) -> Iterator[RenderableType]:
         shown = sorted(scores, key=lambda row: worst if row.get(chosen) is None else row[chosen])
         shown = shown[:BEST]
     best = {m: min((r[m] for r in scores if r.get(m) is not None), default=None) for m in methods}
-    dropped = (document.get("blocks") or {}).get("dropped")
+    dropped = (document.get("blocks") or {}).get("dropped") or ()
     rows = []
     for row in shown:
         cells: list[str | Text] = [ranges(row["blocks"])]
@@ -118,7 +118,7 @@ def _scores(document: Document) -> Iterator[RenderableType]:
             value = row.get(method)
             style = "bold" if value is not None and value == best[method] else ""
             cells.append(Text(figure(value), style))
-        rows.append([*cells, "← dropped" if list(row["blocks"]) == dropped else ""])
+        rows.append([*cells, "← dropped" if set(row["blocks"]) <= set(dropped) else ""])
     columns = ["blocks", *methods, ""]
     yield plain_table(columns, rows, right=range(1, len(methods) + 1))
     if len(shown) < len(scores):

@@ -1,4 +1,4 @@
-"""Lists of blocks as they are typed: `0-7,zero,8-11`; and what to drop: `3`, `25%`, `4,5,9`, `5-7`."""
+"""Lists of blocks as they are typed: `0-7,zero,8-11`; what to drop: `3`, `25%`, `4,9`, `5-7`."""
 
 from __future__ import annotations
 

@@ -55,6 +55,8 @@ def test_the_dropped_window_is_framed_in_red(tmp_path):
     framed = drawn(tmp_path, scores(), dropped=[5, 6, 7])
     assert red(framed) > 500
     assert red(drawn(tmp_path, scores(), dropped=[0, 2, 4])) == 0, "no such window"
+    one, two = (drawn(tmp_path, scores(size=1), dropped=went) for went in ([3], [8, 3]))
+    assert red(two) > 1.9 * red(one) > 500, "blocks dropped one by one"
 
 
 def test_figures_stand_in_the_cells_while_they_can_be_read(tmp_path):

@@ -72,6 +72,17 @@ def test_explain_shows_every_window_in_order_and_a_missing_figure_as_such():
     assert row(text, "blocks") == ["angular", "fit"]
 
 
+def test_blocks_that_were_dropped_one_by_one_are_all_marked():
+    document = documents.prune_document()
+    document["scores"] = [{"blocks": [i], "angular": i / 10} for i in range(12)]
+    document["blocks"]["dropped"] = [7, 2, 4]
+    document["explain"] = True
+    text = shown(document)
+    marked = [line.split()[0] for line in text.splitlines() if line.endswith("← dropped")]
+    assert marked == ["2", "4", "7"]
+    assert "without 2, 4, 7" in text
+
+
 def test_a_score_that_is_absent_everywhere_does_not_choose():
     document = documents.prune_document()
     document["method"] = "last"
@@ -191,3 +202,12 @@ def test_a_graft_that_swaps_no_norms_is_not_said_to():
 
 def test_a_healed_model_is_called_so():
     assert "# pythia-160m, healed\n" in model_card(documents.heal_document(), None, notes=[])
+
+
+def test_a_target_that_states_its_modeling_file_is_believed():
+    document = documents.convert_document()
+    document["target"]["modeling_file"] = False
+    assert "trust_remote_code" not in shown(document)
+    document = documents.prune_document()
+    document["target"]["modeling_file"] = True
+    assert "trust_remote_code=True" in shown(document)

@@ -1,7 +1,8 @@
-"""A checkpoint that opens in two classes with the same outputs opens in one after training.
+"""A checkpoint that opens in two classes with the same outputs opens in one after other surgery.
 
-An RMSNorm that stands for a LayerNorm relies on a stream without a mean. Gradient steps give it
-one, and the two classes part; so the class that trained is the one that stays.
+An RMSNorm that stands for a LayerNorm relies on a stream without a mean, and a modeling file names
+the blocks that it was written for. Training and fitting give the stream a mean, cutting takes
+blocks away, and the two classes part; so the class that was worked on is the one that stays.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from normsurgery.errors import UnsupportedModelError
 def one_door(source: Checkpoint, model_class: type) -> tuple[Checkpoint, tuple[str, ...]]:
     """The checkpoint without its second way in, and a note where it had one.
 
-    model_class: the class that trains.
-    Raises UnsupportedModelError where a stock class would go on opening what a class beside the
-    weights was trained as.
+    model_class: the class that is worked on.
+    Raises UnsupportedModelError where a stock class would go on opening what was worked on as a
+    class beside the weights.
     """
     references = source.config.get("auto_map")
     if not references:
@@ -25,15 +26,15 @@ def one_door(source: Checkpoint, model_class: type) -> tuple[Checkpoint, tuple[s
         if stock is None:
             return source, ()
         raise UnsupportedModelError(
-            f"it opens in two classes, and after training {stock} of transformers would compute "
+            f"it opens in two classes, and after this {stock} of transformers would compute "
             "something else than the class beside the weights, without an error",
-            "leave --trust-remote-code out to train the stock class; the result opens in that one",
+            "leave --trust-remote-code out: the stock class is worked on, and opens the result",
         )
     files = {f"{str(one).rpartition('--')[2].split('.')[0]}.py" for one in references.values()}
     config = {key: value for key, value in source.config.items() if key != "auto_map"}
     beside = files & {*source.side_files, *source.extra_files}
     note = (
-        f"the class in {', '.join(sorted(files))} is left out: after training it would no longer "
+        f"the class in {', '.join(sorted(files))} is left out: it would no longer "
         f"compute what {model_class.__name__} computes"
     )
     return source.with_config(config).without_files(beside), (note,)

@@ -1,0 +1,74 @@
+"""What surgeries share whose result is of the source's own class: the target and its check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from normsurgery.anatomy.examine import Examination
+from normsurgery.api.verify import MAX_LENGTH
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.graft.attach import main_auto_class
+from normsurgery.graft.classes import auto_classes
+from normsurgery.report.progress import Progress
+from normsurgery.surgery.cast import cast, stored_dtype
+from normsurgery.surgery.receipt import Receipt
+from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
+
+FORM = "stock"
+
+
+def target_document(examination: Examination, why: str) -> dict[str, Any]:
+    """The `target` of a result that opens in the source's class, with no code beside it."""
+    name = examination.model_class.__name__
+    classes = auto_classes(examination.config, examination.model_class)
+    own = [auto for auto, named in classes.items() if named == name]
+    return {
+        "form": FORM,
+        "architecture": name,
+        "auto_class": main_auto_class(classes, name),
+        "auto_classes": own,
+        "engines": ["transformers"],
+        "why": why,
+        "alternatives": [],
+    }
+
+
+def stored_as(
+    result: Checkpoint, receipts: list[Receipt], dtype: str | None
+) -> tuple[Checkpoint, list[Receipt]]:
+    """The result in the storage dtype asked for, with that step's receipt; None keeps it."""
+    if dtype is None:
+        return result, receipts
+    result, receipt = cast(result, stored_dtype(dtype))
+    return result, [*receipts, receipt]
+
+
+def unverified(contract: str) -> dict[str, Any]:
+    """The `verification` of a result that nobody looked at."""
+    return {"verdict": "skipped", "contract": contract}
+
+
+def verify_same_class(
+    checkpoint: Checkpoint,
+    examination: Examination,
+    staged: Path,
+    *,
+    contract: str,
+    progress: Progress,
+    allow_pickle: bool = False,
+    **given: Any,
+) -> dict[str, Any]:
+    """Verify a staged directory against its source, both in the source's class.
+
+    given: data, device, dtype and seed, as VerifyOptions takes them.
+    """
+    model_class = examination.model_class
+    options = VerifyOptions(
+        contract=contract, outputs=tuple(examination.anatomy.outputs), max_length=MAX_LENGTH,
+        **given,
+    )  # fmt: skip
+    source = ModelSource(checkpoint.directory, model_class, allow_pickle=allow_pickle)
+    reference = run_reference(source, options, progress=progress)
+    found = judge(reference, ModelSource(staged, model_class), progress=progress).to_dict()
+    return {"verdict": found["verdict"], "contract": contract, FORM: found}
