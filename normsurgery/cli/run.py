@@ -23,8 +23,8 @@ def run(
     \b
     Examples:
       normsurgery run recipes/gpt2-to-rmsnorm.yaml
-      normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2 --set output=./out
-      normsurgery run recipes/llama-minus-quarter.yaml --set steps.0.drop=8 --dry-run
+      normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2
+      normsurgery run recipes/llama-minus-quarter.yaml --set steps.0.drop=8
     """
     changes = tuple(overrides or ())
     checked = read_recipe(recipe, changes)

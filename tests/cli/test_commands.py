@@ -30,7 +30,7 @@ NEEDED = {
     "convert": [MODEL, "-o", "out"],
     "prune": [MODEL, "-o", "out", "--drop", "2"],
     "arrange": [MODEL, "-o", "out", "--blocks", "0-3,zero"],
-    "heal": [MODEL, "-o", "out", "--teacher", "whole"],
+    "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
 }

@@ -67,6 +67,17 @@ def test_every_command_has_examples_that_parse(name, capsys):
         assert main([*words[1:cut], "--help"]) == 0
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_80_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert main([]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith(f"  {name} "))
+    assert not line.endswith("...")
+
+
 def test_alone_it_prints_the_help_with_all_commands_and_exit_codes(capsys):
     assert main([]) == 0
     out, err = capsys.readouterr()
