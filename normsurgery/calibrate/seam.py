@@ -244,7 +244,9 @@ class BlockFit:
 def _matrix(parts: Sequence[_Part], counted: Sequence[_Part], ones: bool) -> Tensor:
     """[d, p]: the parts' weights side by side, zero where not counted, and their constants."""
     zero = torch.zeros_like
-    columns = [part.weight if any(part is one for one in counted) else zero(part.weight) for part in parts]
+    columns = [
+        part.weight if any(part is one for one in counted) else zero(part.weight) for part in parts
+    ]
     if ones:
         columns.append(torch.stack([part.constant for part in counted]).sum(0)[:, None])
     return torch.cat(columns, 1)

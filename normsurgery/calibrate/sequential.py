@@ -114,7 +114,9 @@ class Walk:
 
     def run(self) -> Fitted:
         """Walk to the last block that something is fitted in."""
-        if self.plan.substitute == self.plan.heal == "none" or not (self.cuts or self.plan.order[0]):
+        if self.plan.substitute == self.plan.heal == "none" or not (
+            self.cuts or self.plan.order[0]
+        ):
             return Fitted({})
         last = self.depth if self.plan.heal != "none" else max(self.cuts, default=-1) + 1
         self.teacher = self.blockwise.embedded("teacher")
@@ -129,9 +131,7 @@ class Walk:
             if self.progress is not None:
                 self.progress(block + 1, last)
         self.close()
-        return Fitted(
-            self.weights, self.record, self.tokens, self.regressors, tuple(self.notes)
-        )
+        return Fitted(self.weights, self.record, self.tokens, self.regressors, tuple(self.notes))
 
     def close(self) -> None:
         """Give the buffers back."""
