@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from normsurgery.anatomy.backbone_taps import moved_taps
 from normsurgery.anatomy.block_kinds import Kinds, Mismatch, idle_modules, read_kinds
 from normsurgery.anatomy.config_places import (
     Key,
@@ -67,7 +69,18 @@ def plan_config(
             "config.json as it would be written does not say what was planned",
             "please report the model id",
         )
+    _check_outside(planner.source, after)
     return ConfigPlan(edits, planner.source, after)
+
+
+def _check_outside(before: Kinds, after: Kinds) -> None:
+    """Refuse where weights outside the blocks are cut to the number of blocks."""
+    for name in dict.fromkeys([*before.outside, *after.outside]):
+        if before.outside.get(name) != after.outside.get(name):
+            raise UnsupportedModelError(
+                f"{name} has a size that follows the number of blocks",
+                "its slices by block are not rearranged; no order of other length can be made",
+            )
 
 
 class _Planner:
@@ -99,6 +112,8 @@ class _Planner:
 
     def plan(self) -> Edits:
         edits: Edits = dict.fromkeys(self.stack.keys, len(self.order))
+        edits |= moved_taps(value_at(self.values, self.scope), self.scope, self.order, self.stack)
+        edits |= {key: self.mapped(numbers) for key, numbers in self.told().items()} | edits
         shown = {key: self.moved(v) for key, v in self.lists.items() if key not in self.derived}
         every = {key: self.moved(v) for key, v in self.lists.items()}
         refused: list[Mismatch] | None = None
@@ -148,7 +163,8 @@ class _Planner:
         changed = self.changed_by({key: compressed(swapped, value)})
         if changed is None or changed:
             return changed == set(pair)
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in entries)
+        words = all(isinstance(entry, str) for entry in entries)
+        return isinstance(value, list) and (words or _speaks_of_blocks(key))
 
     def harmless(self, key: Key, value: Any, entries: list[Any]) -> bool:
         """Whether the list may follow the stack: longer with it, it changes nothing outside."""
@@ -165,7 +181,7 @@ class _Planner:
                 dict.fromkeys(self.stack.keys, self.stack.depth + 1)
                 | {key: compressed(longer, value)},
             )
-        return kinds is not None and kinds.outside == self.source.outside
+        return kinds is not None and set(kinds.outside) == set(self.source.outside)
 
     def changed_by(self, edits: Edits) -> set[int] | None:
         """The blocks whose kind changes; None: the class refuses, or something outside changes."""
@@ -249,6 +265,24 @@ class _Planner:
     def mapped(self, numbers: Sequence[int]) -> list[int]:
         return [block for block, source in enumerate(self.order) if source in numbers]
 
+    def told(self) -> dict[Key, list[int]]:
+        """Lists of block numbers by their names: some are read where no block shows it.
+
+        Qwen2.5-VL's tower asks `fullatt_block_indexes` as it runs; a twin's picture is too small to
+        feel the difference.
+        """
+        if any(isinstance(key[-1], int) for key in self.stack.keys):
+            return {}  # one of several stages: numbers may be those of stages
+        return {
+            (*self.scope, name): list(value)
+            for name, value in value_at(self.values, self.scope).items()
+            if value
+            and _are_block_numbers(value, self.stack.depth)
+            and (*self.scope, name) not in self.lists
+            and _speaks_of_blocks((name,))
+            and not name.startswith("out_")
+        }
+
     def tidied(self, edits: Edits) -> Edits:
         """Thresholds beside a list that says the same, as other programs may read them."""
         hidden = [key for key in self.lists if key in edits and holds(self.given, key)]
@@ -292,6 +326,10 @@ class _Planner:
             return None
         except Exception:  # what a configuration class raises at values that it refuses
             return None
+
+
+def _speaks_of_blocks(key: Key) -> bool:
+    return re.search(r"layer|block|index|indices|idx", str(key[-1])) is not None
 
 
 def _are_block_numbers(value: Any, depth: int) -> bool:
