@@ -31,8 +31,8 @@ def moved_taps(
     edits: dict[Key, Any] = {(*scope, "stage_names"): stages}
     if isinstance(taps, (list, tuple)):
         moved = [_moved(tap % len(names), order, stack) for tap in taps]
-        edits[(*scope, "out_indices")] = moved
-        edits[(*scope, "out_features")] = [stages[tap] for tap in moved]
+        features = [stages[tap] for tap in moved]
+        edits |= {(*scope, "out_indices"): moved, (*scope, "out_features"): features}
     return edits
 
 

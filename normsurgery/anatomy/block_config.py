@@ -16,24 +16,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from normsurgery.anatomy.backbone_taps import moved_taps
-from normsurgery.anatomy.block_kinds import Kinds, Mismatch, idle_modules, read_kinds
+from normsurgery.anatomy.block_kinds import Kinds, Mismatch
 from normsurgery.anatomy.config_places import (
     Key,
     compressed,
     edited,
     holds,
     pattern_length,
-    set_at,
     value_at,
     written_out,
 )
+from normsurgery.anatomy.config_trials import ConfigTrials, Edits
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.runtime import quiet, single_thread
-from normsurgery.anatomy.stacks import Stack, run_twin
-from normsurgery.anatomy.twin import meta_model
-from normsurgery.errors import SurgeryError, UnsupportedModelError, VerificationError
+from normsurgery.anatomy.runtime import single_thread
+from normsurgery.anatomy.stacks import Stack
+from normsurgery.errors import UnsupportedModelError, VerificationError
 
-Edits = dict[Key, Any]
 _MOST_TRIES = 64
 
 
@@ -83,7 +81,9 @@ def _check_outside(before: Kinds, after: Kinds) -> None:
             )
 
 
-class _Planner:
+class _Planner(ConfigTrials):
+    """What the configuration holds by block, and the search for what says the new order."""
+
     def __init__(
         self,
         examination: Examination,
@@ -91,17 +91,10 @@ class _Planner:
         stack: Stack,
         order: Sequence[int],
     ) -> None:
-        self.model_class, self.config = examination.model_class, examination.config
-        self.stack, self.order = stack, list(order)
+        super().__init__(examination, stack, order)
         self.scope: Key = stack.keys[0][:-1]
-        while self.scope and not isinstance(value_at(self.config.to_dict(), self.scope), dict):
+        while self.scope and not isinstance(value_at(self.values, self.scope), dict):
             self.scope = self.scope[:-1]
-        self.values: dict[str, Any] = self.config.to_dict()
-        twin = examination.twin
-        self.idle = idle_modules(twin.model, lambda: run_twin(twin), stack.blocks)
-        kinds = self.kinds(self.values, {})
-        assert kinds is not None  # the examination has built it
-        self.source: Kinds = kinds
         self.lists = {key: value for key, value in self._sized() if self.is_by_block(key, value)}
         self.derived = [key for key in self.lists if not holds(written, key, self.config)]
         self.given = copy.deepcopy(self.values)
@@ -182,13 +175,6 @@ class _Planner:
                 | {key: compressed(longer, value)},
             )
         return kinds is not None and set(kinds.outside) == set(self.source.outside)
-
-    def changed_by(self, edits: Edits) -> set[int] | None:
-        """The blocks whose kind changes; None: the class refuses, or something outside changes."""
-        kinds = self.kinds(self.values, edits)
-        if kinds is None or kinds.outside != self.source.outside:
-            return None
-        return self.source.differing(kinds)
 
     def moved(self, value: Any) -> Any:
         """A list by block in the new order."""
@@ -297,35 +283,6 @@ class _Planner:
         found, _ = self.solved(bare, plain)
         more = {key: value for key, value in (found or {}).items() if key not in edits}
         return more if self.judge(self.given, edits | more) == [] else {}
-
-    # building
-
-    def judge(self, base: Mapping[str, Any], edits: Edits) -> list[Mismatch] | None:
-        """The blocks that are not of their source's kind; None where the class refuses."""
-        kinds = self.kinds(base, edits)
-        if kinds is None or len(kinds.blocks) != len(self.order):
-            return None
-        return self.source.mismatches(kinds, self.order)
-
-    def agrees(self, base: Mapping[str, Any], edits: Edits, order: Sequence[int]) -> bool:
-        kinds = self.kinds(base, edits)
-        if kinds is None or len(kinds.blocks) != len(order):
-            return False
-        return not self.source.mismatches(kinds, order)
-
-    def kinds(self, base: Mapping[str, Any], edits: Edits) -> Kinds | None:
-        """The kinds of the blocks with this configuration; None where the class refuses it."""
-        values = copy.deepcopy(dict(base))
-        for key, value in edits.items():
-            set_at(values, key, value)
-        try:
-            with quiet():
-                config = type(self.config).from_dict(values)
-            return read_kinds(meta_model(self.model_class, config), self.stack.name, self.idle)
-        except SurgeryError:
-            return None
-        except Exception:  # what a configuration class raises at values that it refuses
-            return None
 
 
 def _speaks_of_blocks(key: Key) -> bool:
