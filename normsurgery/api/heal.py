@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.api.document import peak_memory_bytes
-from normsurgery.api.healing import Job, described, healed, planned
+from normsurgery.api.healing import Job, described, healed, model_source, planned
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import check_destination, open_checkpoint
 from normsurgery.graft.doors import one_door
@@ -17,6 +17,7 @@ from normsurgery.surgery.cast import cast, stored_dtype
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.train.options import LossWeights, Method, TrainOptions
 from normsurgery.train.run import Subject, pairing
+from normsurgery.verify import check_comparable
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def _job(
         Subject.of(one, trust_remote_code=trust_remote_code, allow_pickle=writing.allow_pickle)
         for one in (opened, original)
     )
+    check_comparable(*(model_source(one) for one in (teacher, student)))
     pairing(student, teacher, options)
     source, notes = one_door(opened, student.examination.model_class)
     receipts: tuple[Receipt, ...] = ()

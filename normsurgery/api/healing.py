@@ -70,20 +70,21 @@ class Job:
     def form(self) -> str:
         return "stock" if self.model_class.__module__.startswith("transformers.") else "graft"
 
-    def model_source(self, subject: Subject) -> ModelSource:
-        """A subject's checkpoint as it was opened."""
-        return ModelSource(
-            subject.checkpoint.directory,
-            subject.examination.model_class,
-            allow_pickle=subject.allow_pickle,
-        )
-
     def saved(self, staged: Path) -> ModelSource:
         """The result in a staged directory; a class beside the weights is taken from there."""
         if self.form == "stock":
             return ModelSource(staged, self.model_class)
         file = f"{self.model_class.__module__.rpartition('.')[2]}.py"
         return ModelSource(staged, load_graft_class(staged, file, self.model_class.__name__))
+
+
+def model_source(subject: Subject) -> ModelSource:
+    """A subject's checkpoint in the class that it was examined in."""
+    return ModelSource(
+        subject.checkpoint.directory,
+        subject.examination.model_class,
+        allow_pickle=subject.allow_pickle,
+    )
 
 
 def described(job: Job) -> dict[str, Any]:
@@ -247,8 +248,8 @@ def _without_path(data: str | None) -> str | None:
 def _compared(job: Job, saved: ModelSource, domains: Domains) -> dict[str, Any]:
     """Losses on rows that did not train, and greedy samples: original, before, result."""
     models = {
-        "original": job.model_source(job.teacher),
-        "before": job.model_source(job.student),
+        "original": model_source(job.teacher),
+        "before": model_source(job.student),
         "result": saved,
     }
     tokenizer = needed_tokenizer(
@@ -282,7 +283,7 @@ def _verification(
         held_out.ids[:CHECK_ROWS],
     )  # fmt: skip
     options = VerifyOptions(contract=CONTRACT, device=job.options.device, seed=job.options.seed)
-    reference = run_reference(job.model_source(job.student), options, progress=job.writing.progress)
+    reference = run_reference(model_source(job.student), options, progress=job.writing.progress)
     judged = judge(reference, saved, progress=job.writing.progress).to_dict()
     said = (
         f"the saved files' logits are {check['error']:.3g} × std from the trained model's, "

@@ -39,7 +39,9 @@ def test_divergence_is_the_expectation_of_the_difference_of_logarithms(temperatu
     student, teacher = logits(0).double(), logits(1).double()
     p, q = (x.div(temperature).softmax(-1) for x in (teacher, student))
     wanted = (p * (p.log() - q.log())).sum() * temperature**2
-    assert divergence(student, teacher, temperature).item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert divergence(student, teacher, temperature).item() == pytest.approx(
+        wanted.item(), rel=1e-5
+    )
     assert divergence(teacher, teacher, temperature).item() == pytest.approx(0.0, abs=1e-6)
 
 
