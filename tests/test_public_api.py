@@ -10,11 +10,11 @@ import pytest
 import normsurgery
 from tests.cli.invoke import environment
 
-FUNCTIONS = ["convert", "heal", "inspect", "run", "verify"]
+FUNCTIONS = ["arrange", "convert", "heal", "inspect", "run", "verify"]
 NAMES = [
     *["CheckpointError", "ConvertResult", "HealResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["VerifyResult", *FUNCTIONS],
+    *["ArrangeResult", "VerifyResult", *FUNCTIONS],
 ]
 
 

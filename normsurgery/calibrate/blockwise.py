@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +17,16 @@ from torch import Tensor, nn
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.stacks import Stack
 from normsurgery.calibrate.distributed import Processes
-from normsurgery.calibrate.passing import Call, Leave, Pool, passing
+from normsurgery.calibrate.passing import Call, Pool, note_calls, tail_logits
 from normsurgery.calibrate.rows import TextRows
 from normsurgery.calibrate.states import HiddenStates
 from normsurgery.calibrate.weights import Loader, hollow_model
-from normsurgery.calibrate.witness import forms_on_twin, text_inputs
+from normsurgery.calibrate.witness import forms_on_twin
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UsageError
 
 _LOGITS_BYTES = 256 << 20  # of one piece of the predictions
+_ARGUMENT_BYTES = 512 << 20  # of the blocks' arguments, of which most are masks
 
 
 class Blockwise:
@@ -78,7 +78,7 @@ class Blockwise:
         self.loader.fill("", without=stack.blocks)
         _move_buffers(self.model, self.device)
         self._calls: list[list[Call] | None] = [None] * len(self.batches)
-        self._pool = Pool()
+        self._pool = Pool(_ARGUMENT_BYTES)
 
     @property
     def depth(self) -> int:
@@ -111,7 +111,7 @@ class Blockwise:
 
         limit: bytes of it that may be held in memory, instead of the engine's.
         """
-        first = self._noted(0)
+        _, first = self._noted(0)
         shapes = [(*batch.ids.shape, first.shape[-1]) for batch in self.batches]
         states = HiddenStates(
             shapes,
@@ -122,7 +122,7 @@ class Blockwise:
         )
         states[0] = first
         for batch in range(1, len(self.batches)):
-            states[batch] = self._noted(batch)
+            states[batch] = self._noted(batch)[1]
         return states
 
     def loaded(self, block: int) -> AbstractContextManager[nn.Module]:
@@ -187,42 +187,29 @@ class Blockwise:
 
     def logits(self, ids: Tensor, x: Tensor) -> Tensor:
         """[rows, time, vocabulary] of the model's own tail. x: the stream after the last block."""
-        last = len(self.blocks) - 1
-        with self._passing(lambda place, call, stream: x if place == last else stream):
-            logits: Tensor = self.model(**text_inputs(ids)).logits
-        return logits
+        return tail_logits(self.model, self.blocks, self.forms, ids, x)
 
     def _arguments(self, batch: int) -> list[Call]:
-        if self._calls[batch] is None:
-            self._noted(batch)
+        """What the blocks are given beside the stream; made again where it was too much to keep."""
         calls = self._calls[batch]
-        assert calls is not None
-        return calls
+        return self._noted(batch)[0] if calls is None else calls
 
-    def _noted(self, batch: int) -> Tensor:
-        """Run the model up to its blocks, keep the blocks' arguments, return the stream."""
-        calls: list[Call] = []
-        found: list[Tensor] = []
-        last = len(self.blocks) - 1
-
-        def note(place: int, call: Call, stream: Tensor) -> Tensor:
-            calls.append(
-                Call(self._pool.share(call.args), self._pool.share(call.kwargs), call.name)
-            )
-            if place == 0:
-                found.append(stream)
-            if place == last:
-                raise Leave
-            return stream
-
-        with self._passing(note), torch.no_grad():
-            with suppress(Leave):
-                self.model(**text_inputs(self.batches[batch].ids.to(self.device)))
-        self._calls[batch] = calls
-        return found[0]
-
-    def _passing(self, hand: Any) -> AbstractContextManager[None]:
-        return passing(self.blocks, self.forms, hand)
+    def _noted(self, batch: int) -> tuple[list[Call], Tensor]:
+        """Run the model up to its blocks: their arguments, and the stream before them."""
+        ids = self.batches[batch].ids.to(self.device)
+        passed_by = self._pool.passed_by
+        try:
+            with torch.no_grad():
+                calls, stream = note_calls(self.model, self.blocks, self.forms, ids, self._pool)
+        except IndexError as error:
+            raise UsageError(
+                f"the model cannot read rows of {ids.shape[1]} tokens with ids up to "
+                f"{int(ids.max())}: {error}",
+                "its own tokenizer, and a smaller --max-length, may help",
+            ) from error
+        if self._pool.passed_by == passed_by:
+            self._calls[batch] = calls
+        return calls, stream
 
 
 def _checked_order(order: Sequence[int] | None, depth: int) -> tuple[int, ...]:

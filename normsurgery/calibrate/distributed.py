@@ -1,7 +1,8 @@
 """Statistics summed over processes, and decisions that the first of them makes.
 
-`accelerate launch -m normsurgery …` starts several; each reads whole batches, so that every batch
-is what it is in a single process and only the order of float64 sums differs.
+`accelerate launch -m normsurgery …` starts several; without GPUs it needs MPI for that, while
+`torchrun --nproc-per-node 2 -m normsurgery …` needs nothing. Each reads whole batches, so that
+every batch is what it is in a single process and only the order of float64 sums differs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import TypeVar
 from torch import Tensor
 
 T = TypeVar("T")
+
+# how many were started: torchrun and accelerate; Intel MPI, Open MPI, MVAPICH
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Processes:
     @staticmethod
     def joined(*, cpu: bool = False) -> Processes:
         """Join the processes that a launcher started, if one did. cpu: even where a GPU is."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if all(int(os.environ.get(name, "1")) == 1 for name in _COUNTS):
             return Processes()
         from accelerate import PartialState
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,19 +72,58 @@ class Leave(Exception):  # noqa: N818  (it leaves a forward early; nothing went 
     """Raised inside a forward to end it where the blocks begin or end."""
 
 
+@dataclass
+class Pool:
+    """Tensors of which equal ones are kept once: most batches give their blocks the same masks.
+
+    limit: bytes that are kept; passed_by: tensors that were not, since they would have been beyond.
+    """
+
+    limit: int = 1 << 62
+    kept: dict[tuple[Any, ...], list[Tensor]] = field(default_factory=dict)
+    kept_bytes: int = 0
+    passed_by: int = 0
+
+    def share(self, value: Any) -> Any:
+        """The value with every tensor in it replaced by an equal one seen before, if there is."""
+        if isinstance(value, Tensor):
+            return self._shared(value)
+        if type(value) in (tuple, list):
+            return type(value)(self.share(entry) for entry in value)
+        if type(value) is dict:
+            return {key: self.share(entry) for key, entry in value.items()}
+        return value
+
+    def _shared(self, value: Tensor) -> Tensor:
+        seen = self.kept.setdefault((value.dtype, *value.shape), [])
+        for other in reversed(seen[-_POOL_LOOKBACK:]):
+            if other is value or torch.equal(other, value):
+                return other
+        if self.kept_bytes + value.nbytes > self.limit:
+            self.passed_by += 1
+            return value
+        seen.append(value)
+        self.kept_bytes += value.nbytes
+        return value
+
+
 Hand = Callable[[int, Call, Tensor], Tensor]
 
 
 @contextmanager
 def passing(blocks: Sequence[nn.Module], forms: Sequence[Form], hand: Hand) -> Iterator[None]:
     """Every block calls `hand(place in blocks, arguments, stream)` and hands on what that gives."""
+    own = [block.__dict__.get("forward") for block in blocks]
     for place, block in enumerate(blocks):
         block.forward = _passer(place, block, forms[place], hand)
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward  # the class's own comes to light again
+        for block, before in zip(blocks, own, strict=True):
+            if before is None:
+                del block.forward  # the class's own comes to light again
+            else:
+                block.forward = before
 
 
 def _passer(place: int, block: nn.Module, form: Form, hand: Hand) -> Callable[..., Any]:
@@ -99,6 +138,43 @@ def _passer(place: int, block: nn.Module, form: Form, hand: Hand) -> Callable[..
         return form.wrap(hand(place, call, stream))
 
     return forward
+
+
+def text_inputs(ids: Tensor) -> dict[str, Any]:
+    """The arguments of a causal language model's forward for ids [rows, time], pads included."""
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+
+
+def note_calls(
+    model: Any, blocks: Sequence[nn.Module], forms: Sequence[Form], ids: Tensor, pool: Pool
+) -> tuple[list[Call], Tensor]:
+    """Run a model's forward up to its blocks: the arguments of each, and the stream before them.
+
+    pool: where arguments that equal earlier ones are looked up.
+    """
+    calls: list[Call] = []
+    streams: list[Tensor] = []
+
+    def note(place: int, call: Call, stream: Tensor) -> Tensor:
+        calls.append(Call(pool.share(call.args), pool.share(call.kwargs), call.name))
+        streams.append(stream)
+        if len(calls) == len(blocks):
+            raise Leave
+        return stream
+
+    with passing(blocks, forms, note), suppress(Leave):
+        model(**text_inputs(ids))
+    return calls, streams[0]
+
+
+def tail_logits(
+    model: Any, blocks: Sequence[nn.Module], forms: Sequence[Form], ids: Tensor, x: Tensor
+) -> Tensor:
+    """What a model's forward makes of `x` behind its last block: [rows, time, vocabulary]."""
+    last = len(blocks) - 1
+    with passing(blocks, forms, lambda place, call, stream: x if place == last else stream):
+        logits: Tensor = model(**text_inputs(ids)).logits
+    return logits
 
 
 def forms_of(model: Any, blocks: Sequence[nn.Module], inputs: dict[str, Tensor]) -> list[Form]:
@@ -133,30 +209,3 @@ def forms_of(model: Any, blocks: Sequence[nn.Module], inputs: dict[str, Tensor])
             "blocks that run several times cannot be measured one by one",
         )
     return [forms[place] for place in range(len(blocks))]
-
-
-@dataclass
-class Pool:
-    """Tensors of which equal ones are kept once: most batches give their blocks the same masks."""
-
-    kept: dict[tuple[Any, ...], list[Tensor]] = field(default_factory=dict)
-    fresh_bytes: int = 0
-
-    def share(self, value: Any) -> Any:
-        """The value with every tensor in it replaced by an equal one seen before, if there is."""
-        if isinstance(value, Tensor):
-            return self._shared(value)
-        if type(value) in (tuple, list):
-            return type(value)(self.share(entry) for entry in value)
-        if type(value) is dict:
-            return {key: self.share(entry) for key, entry in value.items()}
-        return value
-
-    def _shared(self, value: Tensor) -> Tensor:
-        seen = self.kept.setdefault((value.dtype, *value.shape), [])
-        for other in reversed(seen[-_POOL_LOOKBACK:]):
-            if other is value or torch.equal(other, value):
-                return other
-        seen.append(value)
-        self.fresh_bytes += value.nbytes
-        return value

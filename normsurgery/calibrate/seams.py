@@ -19,8 +19,8 @@ from normsurgery.anatomy.block_writers import BlockWriter
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.runtime import quiet, single_thread
-from normsurgery.calibrate.passing import Call, Form, passing
-from normsurgery.calibrate.witness import text_inputs, twin_ids
+from normsurgery.calibrate.passing import Call, Form, Pool, note_calls
+from normsurgery.calibrate.witness import twin_ids
 
 _AGREEMENT = 1e-9
 
@@ -64,20 +64,11 @@ def read_seams(
     """
     model = examination.twin.model
     modules = [model.get_submodule(name) for name in blocks]
-    calls: list[tuple[Call, Tensor]] = []
-
-    def note(place: int, call: Call, stream: Tensor) -> Tensor:
-        calls.append((call, stream))
-        return stream
-
     with quiet(), torch.no_grad(), Float64():
-        with passing(modules, forms, note):
-            model(**text_inputs(twin_ids(model)))
+        calls, stream = note_calls(model, modules, forms, twin_ids(model), Pool())
         return [
             _seam(module, form, call, stream, own[-1].silence) if own else None
-            for module, form, (call, stream), own in zip(
-                modules, forms, calls, writers, strict=True
-            )
+            for module, form, call, own in zip(modules, forms, calls, writers, strict=True)
         ]
 
 

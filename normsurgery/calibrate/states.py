@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +11,9 @@ import torch
 from torch import Tensor
 
 from normsurgery.errors import ResourceError, UsageError
+from normsurgery.verify.load import available_memory_bytes
+
+_NUMBERS = itertools.count()
 
 
 class HiddenStates:
@@ -30,9 +35,11 @@ class HiddenStates:
     ) -> None:
         self.shapes = [tuple(shape) for shape in shapes]
         self.dtype = dtype
-        self.name = name
+        # two of one name do not share files
+        self.name = f"{name}.{next(_NUMBERS)}"
+        self._offered, self._limit = directory, limit
         wanted = self.nbytes
-        limit = _free_memory() // 2 if limit is None else limit
+        limit = available_memory_bytes() // 2 if limit is None else limit
         self.directory = directory if wanted > limit else None
         if wanted > limit and directory is None:
             raise UsageError(
@@ -40,6 +47,7 @@ class HiddenStates:
                 "name a directory for them, or read fewer tokens",
             )
         self._held: list[Tensor | None] = [None] * len(self.shapes)
+        self._written: set[int] = set()
         if self.directory is not None:
             self._check_disk(self.directory, wanted)
 
@@ -53,7 +61,9 @@ class HiddenStates:
 
     def __getitem__(self, batch: int) -> Tensor:
         if self.directory is not None:
-            return self._mapped(batch, "r+")
+            if batch not in self._written:
+                raise IndexError(f"batch {batch} of {self.name} was never set")
+            return self._mapped(batch)
         held = self._held[batch]
         if held is None:
             raise IndexError(f"batch {batch} of {self.name} was never set")
@@ -66,13 +76,18 @@ class HiddenStates:
         if self.directory is None:
             self._held[batch] = value
         else:
-            self._mapped(batch, "w+").copy_(value)
+            self._mapped(batch).copy_(value)
+            self._written.add(batch)
 
     def copy(self, name: str) -> HiddenStates:
         """The same values under another name, free to be replaced."""
-        limit = self.nbytes if self.directory is None else -1
+        limit = self._limit
+        if self.directory is not None:
+            limit = -1
+        elif limit is not None or self._offered is None:
+            limit = self.nbytes
         other = HiddenStates(
-            self.shapes, self.dtype, directory=self.directory, limit=limit, name=name
+            self.shapes, self.dtype, directory=self._offered, limit=limit, name=name
         )
         for batch in range(len(self)):
             # a batch in memory is replaced, never written into: it can be shared
@@ -83,24 +98,21 @@ class HiddenStates:
         """Give the memory or the files back."""
         self._held = [None] * len(self.shapes)
         if self.directory is not None:
-            for batch in range(len(self)):
+            for batch in self._written:
                 self._path(batch).unlink(missing_ok=True)
+            self._written.clear()
 
     def _path(self, batch: int) -> Path:
         assert self.directory is not None
         return self.directory / f"{self.name}.{batch:05}.bin"
 
-    def _mapped(self, batch: int, mode: str) -> Tensor:
+    def _mapped(self, batch: int) -> Tensor:
         shape, path = self.shapes[batch], self._path(batch)
-        if mode == "r+" and not path.exists():
-            raise IndexError(f"batch {batch} of {self.name} was never set")
         size = torch.Size(shape).numel()
         return torch.from_file(str(path), shared=True, size=size, dtype=self.dtype).view(shape)
 
     @staticmethod
     def _check_disk(directory: Path, wanted: int) -> None:
-        import shutil
-
         directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(directory).free
         if wanted > free:
@@ -108,9 +120,3 @@ class HiddenStates:
                 f"the hidden states take {wanted:,} bytes, {directory} has {free:,} free",
                 "read fewer tokens, or name a directory on another disk",
             )
-
-
-def _free_memory() -> int:
-    from normsurgery.verify.load import available_memory_bytes
-
-    return available_memory_bytes()

@@ -37,6 +37,8 @@ def hollow_model(examination: Examination, dtype: torch.dtype) -> Any:
             model.tie_weights()
     finally:
         torch.set_default_dtype(before)
+    # computes the buffers once more, in the process's default dtype: so does from_pretrained
+    model.initialize_weights()
     return model.eval().requires_grad_(False)
 
 

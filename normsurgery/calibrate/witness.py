@@ -16,17 +16,20 @@ from torch import Tensor, nn
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.runtime import quiet, single_thread
 from normsurgery.anatomy.twin import Twin
-from normsurgery.calibrate.passing import Call, Form, forms_of, passing
+from normsurgery.calibrate.passing import (
+    Form,
+    Pool,
+    forms_of,
+    note_calls,
+    tail_logits,
+    text_inputs,
+)
 from normsurgery.errors import SurgeryError, UnsupportedModelError
 
 _ROWS, _TIME, _PADS = 2, 9, 3
 _AGREEMENT = 1e-9  # of float64 forwards that compute the same function
+_OF_MODEL_CODE = (TypeError, ValueError, AttributeError, KeyError, RuntimeError, IndexError)
 _HINT = "the methods that need no text apply: normsurgery prune --drop, --method last"
-
-
-def text_inputs(ids: Tensor) -> dict[str, Any]:
-    """The arguments of a causal language model's forward for ids [rows, time], pads included."""
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
 
 
 @single_thread()
@@ -40,17 +43,21 @@ def forms_on_twin(twin: Twin, blocks: Sequence[str]) -> list[Form]:
     modules = [model.get_submodule(name) for name in blocks]
     ids = twin_ids(model)
     with quiet(), torch.no_grad(), Float64():
-        plain = _logits(model, text_inputs(ids))
-        _check_direction(model, ids, plain)
+        plain = [_logits(model, text_inputs(batch)) for batch in (ids, ids.flip(1))]
+        _check_direction(model, ids, plain[0])
         forms = forms_of(model, modules, text_inputs(ids))
-        streamed = _streamed(model, modules, forms, ids)
-    if not _same(streamed, plain):
-        raise UnsupportedModelError(
-            f"the blocks of {type(model).__name__} hand on more than the stream: run one by one "
-            "they give other predictions than its own forward",
-            _HINT,
-        )
+        streamed = _streamed(model, modules, forms, [ids, ids.flip(1)])
+    if not all(map(_same, streamed, plain)):
+        raise _entangled(model)
     return forms
+
+
+def _entangled(model: Any, reason: str = "they give other predictions than") -> SurgeryError:
+    return UnsupportedModelError(
+        f"the blocks of {type(model).__name__} hand on more than the stream: run one by one "
+        f"{reason} its own forward",
+        _HINT,
+    )
 
 
 def _check_reads_text(model: Any) -> None:
@@ -75,7 +82,7 @@ def _logits(model: Any, inputs: dict[str, Any]) -> Tensor:
     """[rows, time, vocabulary]. Raises UnsupportedModelError where it is no language model."""
     try:
         logits = model(**inputs).logits
-    except (TypeError, ValueError, AttributeError, KeyError, RuntimeError, IndexError) as error:
+    except _OF_MODEL_CODE as error:
         reason = " ".join(str(error).split())[:160]
         raise UnsupportedModelError(
             f"{type(model).__name__} does not predict text from text alone: {reason}", _HINT
@@ -103,30 +110,28 @@ def _check_direction(model: Any, ids: Tensor, plain: Tensor) -> None:
             )
 
 
-def _streamed(model: Any, modules: Sequence[nn.Module], forms: Sequence[Form], ids: Tensor) -> Any:
-    """Logits of the blocks run one by one, each with the arguments noted in a forward."""
-    calls: list[Call] = []
-    streams: list[Tensor] = []
-
-    def note(place: int, call: Call, stream: Tensor) -> Tensor:
-        calls.append(call)
-        streams.append(stream)
-        return stream
-
-    with passing(modules, forms, note):
-        model(**text_inputs(ids))
-    if streams[0].dim() != 3 or streams[0].shape[:2] != ids.shape:
+def _streamed(
+    model: Any, modules: Sequence[nn.Module], forms: Sequence[Form], batches: Sequence[Tensor]
+) -> list[Tensor]:
+    """Logits of the blocks run one by one, each over all batches, with the arguments noted."""
+    pool = Pool()
+    noted = [note_calls(model, modules, forms, ids, pool) for ids in batches]
+    streams = [stream for _, stream in noted]
+    if streams[0].dim() != 3 or streams[0].shape[:2] != batches[0].shape:
         raise UnsupportedModelError(
             f"the stream of {type(model).__name__} has the shape {list(streams[0].shape)}, "
             "not [rows, time, d]",
             _HINT,
         )
-    x = streams[0]
-    for module, form, call in zip(modules, forms, calls, strict=True):
-        x = form.stream(call(module, x))
-    last = len(modules) - 1
-    with passing(modules, forms, lambda place, call, stream: x if place == last else stream):
-        return model(**text_inputs(ids)).logits
+    try:
+        for place, (module, form) in enumerate(zip(modules, forms, strict=True)):
+            for batch, (calls, _) in enumerate(noted):
+                streams[batch] = form.stream(calls[place](module, streams[batch]))
+    except _OF_MODEL_CODE as error:
+        raise _entangled(model, f"they fail ({type(error).__name__}), unlike in") from error
+    return [
+        tail_logits(model, modules, forms, ids, x) for ids, x in zip(batches, streams, strict=True)
+    ]
 
 
 def _same(left: Any, right: Tensor) -> bool:

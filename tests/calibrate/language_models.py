@@ -27,6 +27,7 @@ LANGUAGE_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         for name in (
             "gpt2", "gpt_neo", "gpt_neox", "gpt_neox_sequential", "opt", "bloom", "falcon_old",
             "falcon_new", "falcon_alibi", "mpt", "cohere", "stablelm_parallel",
+            "gptj", "phimoe",
         )
     },
     "llama": ("LlamaForCausalLM", "LlamaConfig", _TEXT),
@@ -41,6 +42,15 @@ LANGUAGE_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", {**_SLIDING, "query_pre_attn_scalar": 12}),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _TEXT),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", _TEXT),
+    "cohere2": ("Cohere2ForCausalLM", "Cohere2Config", _SLIDING),
+    "llama4": (
+        "Llama4ForCausalLM", "Llama4TextConfig",
+        {**_TEXT, "num_local_experts": 2, "intermediate_size_mlp": 64},
+    ),
+    "mamba": (
+        "MambaForCausalLM", "MambaConfig",
+        {"hidden_size": 48, "num_hidden_layers": 3, "vocab_size": 99, "state_size": 4},
+    ),
     "granite": ("GraniteForCausalLM", "GraniteConfig", {**_TEXT, "residual_multiplier": 0.5}),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
@@ -54,6 +64,17 @@ LANGUAGE_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
 }  # fmt: skip
+
+# four streams side by side, and keys and values that later blocks borrow
+SEVERAL_STREAMS = (
+    "Gemma3nForCausalLM",
+    "Gemma3nTextConfig",
+    {
+        **_SLIDING, "num_kv_shared_layers": 2, "vocab_size_per_layer_input": 99,
+        "hidden_size_per_layer_input": 8, "laurel_rank": 4, "intermediate_size": [100] * 4,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
+)  # fmt: skip
 
 
 def text_rows(*lengths: int, vocabulary: int = 99, seed: int = 0) -> TextRows:

@@ -16,7 +16,7 @@ from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
-from tests.calibrate.language_models import LANGUAGE_MODELS, text_rows
+from tests.calibrate.language_models import LANGUAGE_MODELS, SEVERAL_STREAMS, text_rows
 from tests.families import FAMILIES, build_spec
 
 
@@ -141,7 +141,26 @@ def test_equal_arguments_are_kept_once(tmp_path: Path) -> None:
     assert all(len(equal) <= 4 for equal in engine._pool.kept.values())
     alone = opened(tmp_path, *[12] * 2)
     alone.embedded()
-    assert engine._pool.fresh_bytes == alone._pool.fresh_bytes
+    assert engine._pool.kept_bytes == alone._pool.kept_bytes
+
+
+def test_arguments_that_are_too_large_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_spec(LANGUAGE_MODELS["gemma2"], tmp_path)
+    kept = through(opened(tmp_path))
+    monkeypatch.setattr("normsurgery.calibrate.blockwise._ARGUMENT_BYTES", 100)
+    engine = opened(tmp_path)
+    again = through(engine)
+    assert engine._calls == [None, None]
+    assert engine._pool.kept_bytes <= 100
+    assert all(torch.equal(kept[batch], again[batch]) for batch in range(2))
+
+
+def test_a_row_that_is_too_long_is_a_usage_error(tmp_path: Path) -> None:
+    build_spec(LANGUAGE_MODELS["gpt2"], tmp_path)
+    with pytest.raises(UsageError, match="rows of 65 tokens"):
+        opened(tmp_path, 65, 65).embedded()
 
 
 def test_large_predictions_are_made_in_pieces(
@@ -172,4 +191,33 @@ def test_what_does_not_predict_text_is_refused(family: str, reason: str, tmp_pat
     examination = examine(checkpoint)
     stack = read_stacks(examination)[0]
     with pytest.raises(UnsupportedModelError, match=reason):
+        Blockwise(checkpoint, examination, stack, text_rows(4, 4))
+
+
+def test_several_streams_side_by_side_are_refused(tmp_path: Path) -> None:
+    build_spec(SEVERAL_STREAMS, tmp_path)
+    with pytest.raises(UnsupportedModelError, match="the stream of Gemma3nForCausalLM"):
+        opened(tmp_path)
+
+
+def test_blocks_that_hand_on_more_than_the_stream_are_refused(tmp_path: Path) -> None:
+    """A block that adds what an earlier one left behind cannot run by itself."""
+    build_spec(LANGUAGE_MODELS["llama"], tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    examination = examine(checkpoint)
+    stack = choose_stack(read_stacks(examination))
+    layers = examination.twin.model.model.layers
+    first, last = layers[0].forward, layers[3].forward
+    left: dict[str, torch.Tensor] = {}
+
+    def leaving(hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        left["behind"] = hidden_states
+        result: torch.Tensor = first(hidden_states, **kwargs)
+        return result
+
+    layers[0].forward = leaving
+    layers[3].forward = lambda hidden_states, **kwargs: (
+        last(hidden_states, **kwargs) + left["behind"]
+    )
+    with pytest.raises(UnsupportedModelError, match="hand on more than the stream"):
         Blockwise(checkpoint, examination, stack, text_rows(4, 4))

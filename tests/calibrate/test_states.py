@@ -38,6 +38,26 @@ def test_the_limit_decides(tmp_path: Path) -> None:
     assert filled(44 * 4 - 1, tmp_path, torch.float32).directory == tmp_path
 
 
+def test_two_of_one_name_do_not_share_files(tmp_path: Path) -> None:
+    first, second = filled(10, tmp_path, torch.float32), filled(10, tmp_path, torch.float32)
+    second[0] = second[0] + 1
+    assert torch.equal(first[0] + 1, second[0])
+
+
+def test_a_copy_goes_to_files_when_memory_has_filled_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [1000, 300]
+    monkeypatch.setattr("normsurgery.calibrate.states.available_memory_bytes", lambda: free.pop(0))
+    states = HiddenStates(SHAPES, torch.float32, directory=tmp_path)
+    for batch, shape in enumerate(SHAPES):
+        states[batch] = torch.full(shape, 2.0)
+    other = states.copy("other")
+    assert states.directory is None
+    assert other.directory == tmp_path
+    assert torch.equal(other[1], states[1])
+
+
 @pytest.mark.parametrize("limit", [10**6, 10])
 def test_a_copy_is_of_its_own(limit: int, tmp_path: Path) -> None:
     states = filled(limit, tmp_path, torch.float32)

@@ -19,17 +19,26 @@ RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inspect": documents.inspect_document,
     "convert": documents.convert_document,
+<<<<<<< HEAD
     "heal": documents.heal_document,
+=======
+    "arrange": documents.arrange_document,
+>>>>>>> main
     "verify": documents.verify_document,
     "run": documents.convert_document,
 }
 NEEDED = {
     "inspect": [MODEL],
     "convert": [MODEL, "-o", "out"],
-    "heal": [MODEL, "-o", "out", "--teacher", MODEL],
+<<<<<<< HEAD
+    "heal": [MODEL, "-o", "out", f"--teacher={MODEL}"],
+=======
+    "arrange": [MODEL, "-o", "out", "--blocks", "0-5"],
+>>>>>>> main
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
 }
+REQUIRED = {"blocks"}  # options that have no default
 OPTIONS = [
     ("inspect", "--health", "health", True),
     ("inspect", "--trust-remote-code", "trust_remote_code", True),
@@ -51,6 +60,7 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
+<<<<<<< HEAD
     ("heal", "--train=full", "train", "full"),
     ("heal", "--data=t.jsonl", "data", "t.jsonl"),
     ("heal", "--text-column=body", "text_column", "body"),
@@ -81,6 +91,21 @@ OPTIONS = [
     ("heal", "--dry-run", "dry_run", True),
     ("heal", "--trust-remote-code", "trust_remote_code", True),
     ("heal", "--allow-pickle", "allow_pickle", True),
+=======
+    ("arrange", "--stack=encoder", "stack", "encoder"),
+    ("arrange", "--dtype=bfloat16", "dtype", "bfloat16"),
+    ("arrange", "--device=cuda:1", "device", "cuda:1"),
+    ("arrange", "--dry-run", "dry_run", True),
+    ("arrange", "--overwrite", "overwrite", True),
+    ("arrange", "--seed=7", "seed", 7),
+    ("arrange", "--max-shard-size=2GB", "max_shard_size", "2GB"),
+    ("arrange", "--no-verify", "verify", False),
+    ("arrange", "--keep-failed", "keep_failed", True),
+    ("arrange", "--allow-nonfinite", "allow_nonfinite", True),
+    ("arrange", "--data=t.txt", "data", Path("t.txt")),
+    ("arrange", "--trust-remote-code", "trust_remote_code", True),
+    ("arrange", "--allow-pickle", "allow_pickle", True),
+>>>>>>> main
     ("verify", "--data=t.txt", "data", Path("t.txt")),
     ("verify", "--tokens=99", "tokens", 99),
     ("verify", "--max-length=64", "max_length", 64),
@@ -134,7 +159,7 @@ def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
         name: p.default for name, p in inspect.signature(function).parameters.items()
         if p.default is not p.empty
     }  # fmt: skip
-    given = fake.calls[0][1]
+    given = {key: v for key, v in fake.calls[0][1].items() if key not in REQUIRED}
     assert given.pop("progress") is not None
     defaults.pop("progress")
     assert given == {key: defaults[key] for key in given}
@@ -144,7 +169,7 @@ def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
 def test_positional_arguments_arrive_in_order(faked, capsys):
     command, fake = faked
     main([command, *NEEDED[command]])
-    words = tuple(word for word in NEEDED[command] if word != "-o")
+    words = tuple(word for word in NEEDED[command] if word not in ("-o", "--blocks", "0-5"))
     assert tuple(map(str, fake.calls[0][0])) == words
 
 

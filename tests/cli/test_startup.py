@@ -10,7 +10,7 @@ from normsurgery.cli import main
 from tests.cli.invoke import command, script
 
 HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "accelerate", "yaml")
-COMMANDS = ["inspect", "convert", "verify", "run"]
+COMMANDS = ["inspect", "convert", "arrange", "verify", "run"]
 PROBE = f"""
 import json, sys
 from pathlib import Path

@@ -100,6 +100,22 @@ def convert_document(verdict: str = "pass", ratio: float = 0.97) -> dict[str, An
     }
 
 
+def arrange_document() -> dict[str, Any]:
+    document = convert_document()
+    receipt_ = {**receipt(), "surgery": "arrange", "contract": "lossy", "norms": {}}
+    return {
+        **document,
+        "command": "arrange",
+        "target": {**document["target"], "modeling_file": False},
+        "receipts": [receipt_],
+        "blocks": {
+            "stack": "gpt_neox.layers", "before": 12, "after": 10,
+            "sources": [*range(6), "zero", *range(9, 12)], "dropped": [6, 7, 8],
+        },
+        "verification": {"verdict": "pass", "contract": "lossy", "stock": form()},
+    }  # fmt: skip
+
+
 def plan_document() -> dict[str, Any]:
     document = convert_document()
     document["output"] = None

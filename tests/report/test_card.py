@@ -100,3 +100,8 @@ def test_a_trained_surgery_does_not_claim_that_nothing_was_trained():
 
 def test_a_dollar_sign_in_the_source_card_stays():
     assert card(source_card="costs $5 and $name\n").endswith("costs $5 and $name\n")
+
+
+def test_a_result_without_a_modeling_file_has_no_custom_code():
+    text = card(documents.arrange_document())
+    assert "custom_code" not in text and "trust_remote_code" not in text

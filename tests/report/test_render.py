@@ -167,3 +167,9 @@ def test_hostile_names_reach_the_terminal_as_text(make):
 def test_colour_only_where_it_is_asked_for():
     assert "\x1b[" in shown(documents.verify_document(), colour=True)
     assert "\x1b[" not in shown(documents.verify_document())
+
+
+def test_blocks_that_went_are_named_and_no_modeling_file_is_spoken_of():
+    text = shown(documents.arrange_document())
+    assert "12 → 10 in gpt_neox.layers, without 6, 7, 8" in text
+    assert "trust_remote_code" not in text

@@ -29,10 +29,9 @@ def rearranged(model: Any, stack: str, order: Sequence[int], config: Any) -> Any
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = number
     setattr(result.get_submodule(parent), name, nn.ModuleList(kept))
-    for module in result.modules():
-        own = getattr(module, "config", None)
-        if own is not None and type(own) is type(config):
-            _shorten(own, order)
+    configs = [getattr(module, "config", None) for module in result.modules()]
+    for own in {id(own): own for own in configs if type(own) is type(config)}.values():
+        _shorten(own, order)
     return result
 
 
@@ -50,7 +49,7 @@ def _hand_on_relative_positions(first: Any, kept: list[Any]) -> None:
 def _shorten(config: Any, order: Sequence[int]) -> None:
     for key in BY_BLOCK:
         entries = getattr(config, key, None)
-        if entries is not None and len(entries) > max(order):
+        if entries is not None:
             setattr(config, key, [entries[number] for number in order])
     if hasattr(config, "num_hidden_layers"):
         config.__dict__["num_hidden_layers"] = len(order)

@@ -1,0 +1,250 @@
+"""Refitting one block's writers in closed form so that the stream after it meets a target.
+
+Two regressions with a ridge towards the present weights: attention's writer, then the MLP's. At a
+seam the first is fitted together with the MLP's (of which it keeps its own half: it changes what
+the MLP sees), and heads and neurons may be exchanged for those of the blocks dropped behind it.
+Whatever does not lower the error on held-out text is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normsurgery.anatomy.block_writers import BlockWriter
+from normsurgery.calibrate.blocks import Linear, LoadedBlock, why_not_linear, with_ones
+from normsurgery.calibrate.gram import Regression, Solution
+from normsurgery.calibrate.merge import Candidates, taken_over, worth_keeping
+
+_UNDECIDED_RIDGE = 1e-2  # for the worth of units where no ridge lowered the held-out error
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a fit. x, target: the stream before the block, and what is asked after it.
+
+    weight: per token, 0 where it does not count. held: whether it is held out. [rows, time(, d)].
+    """
+
+    x: Tensor
+    target: Tensor
+    weight: Tensor
+    held: Tensor
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Columns of a regression: a writer's input in a run with some parameters lent."""
+
+    module: str
+    weight: Tensor  # [d, in]: what these columns contribute at present, or did in their block
+    constant: Tensor  # [d]
+    lent: Mapping[str, Tensor] | None  # None: as the block is now
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Held-out squared errors. error: after a step. rest: had only the companion been refitted."""
+
+    error: float
+    rest: float | None
+
+
+@dataclass
+class BlockFit:
+    """One block's refit. batch: number → its streams. reduce: adds up several processes' sums.
+
+    candidates: writer's module → what it may take over from dropped blocks.
+    record: a line a step, with relative squared errors of the stream on held-out text.
+    """
+
+    block: LoadedBlock
+    writers: Sequence[BlockWriter]
+    batch: Callable[[int], Batch]
+    reduce: Callable[[Regression], None]
+    candidates: Mapping[str, Candidates] = field(default_factory=dict)
+    record: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self, *, attention: bool, jointly: bool) -> None:
+        """Refit what can be. attention: its writer too. jointly: with the MLP's in view."""
+        usable = [writer for writer in self.writers if not self.skipped(writer)]
+        last = usable[-1] if usable and usable[-1] is self.writers[-1] else None
+        first = usable[0] if attention and usable and usable[0] is not last else None
+        state = self.state()
+        alone = self.fit(first, last if jointly else None) if first is not None else None
+        if last is None:
+            return
+        changed = bool(self.block.changed)
+        error = self.fit(last, None).error
+        if alone is not None and changed and alone.rest is not None and alone.rest <= error:
+            # the MLP sees another stream now, and makes worse of it than attention made better
+            self.restore(state)
+            self.record[-2]["accepted"] = False
+            self.record.pop()
+            self.fit(last, None)
+
+    def skipped(self, writer: BlockWriter) -> bool:
+        """Whether no regression can set this writer; the record says why."""
+        reason = why_not_linear(writer)
+        if reason:
+            line = {"block": self.block.index, "writer": writer.module, "skipped": reason}
+            self.record.append(line)
+        return bool(reason)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What was changed so far, and all parameters (replaced later, never written into)."""
+        values = {name: value.data for name, value in self.block.module.named_parameters()}
+        return dict(self.block.changed), values
+
+    def restore(self, state: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+        """Take back what was put since."""
+        self.block.changed = state[0]
+        for name, value in state[1].items():
+            self.block.module.get_parameter(name).data = value
+
+    def fit(self, writer: BlockWriter, companion: BlockWriter | None) -> Outcome:
+        """One regression of what is missing after the block; the writer is set if that helps.
+
+        companion: another writer whose input is in the regression, and which stays as it is.
+        """
+        parts, own = self.parts(writer, companion)
+        ones = any(one is not None and one.bias is not None for one in (writer, companion))
+        regression = self.moments(parts, own, ones)
+        prior = _matrix(parts, parts, ones)
+        present = _matrix(parts, own, ones)
+        before = regression.held.error(present)
+        candidates = self.candidates.get(writer.module)
+        solution = regression.solve(prior)
+        kept = None
+        if candidates is not None:
+            kept, columns = self.chosen(candidates, regression, prior, solution)
+            solution = regression.chosen(columns).solve(prior[:, columns])
+        accepted = solution.after < before
+        line = {
+            "block": self.block.index, "writer": writer.module, "ridge": solution.ridge,
+            "before": before, "after": solution.after, "accepted": accepted,
+        }  # fmt: skip
+        if kept is not None and candidates is not None:
+            line["taken over"] = int((kept >= candidates.units.count).sum())
+        self.record.append(line)
+        square = float(regression.held.square)
+        rest = self.error_of_companion(regression, parts, present, companion, ones)
+        if accepted:
+            self.put(writer, companion, solution.weight, kept)
+        error = min(before, solution.after) * square
+        return Outcome(error, None if rest is None else rest * square)
+
+    def parts(
+        self, writer: BlockWriter, companion: BlockWriter | None
+    ) -> tuple[list[_Part], list[_Part]]:
+        """All columns of a regression, and those that the block has at present."""
+        linear = Linear(self.block, writer)
+        mine = _Part(writer.module, *linear.contribution(linear.matrix), None)
+        parts = [mine]
+        candidates = self.candidates.get(writer.module)
+        for donor in candidates.donors if candidates is not None else ():
+            parts.append(_Part(writer.module, *linear.contribution(donor.writer), donor.readers))
+        own = [mine]
+        if companion is not None:
+            other = Linear(self.block, companion)
+            parts.append(_Part(companion.module, *other.contribution(other.matrix), None))
+            own.append(parts[-1])
+        return parts, own
+
+    def moments(self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool) -> Regression:
+        """The sums over all batches of all processes."""
+        inputs = sum(part.weight.shape[1] for part in parts) + int(ones)
+        outputs = parts[0].weight.shape[0]
+        device = self.block.blockwise.device
+        regression = Regression.empty(inputs, outputs, device)
+        for number in range(len(self.block.blockwise.batches)):
+            given = self.batch(number)
+            rows, missing = self.rows(number, given, parts, own)
+            regression.add(
+                with_ones(rows, ones), missing,
+                given.weight.flatten().to(device), given.held.flatten().to(device),
+            )  # fmt: skip
+        self.reduce(regression)
+        return regression
+
+    def rows(
+        self, number: int, given: Batch, parts: Sequence[_Part], own: Sequence[_Part]
+    ) -> tuple[Tensor, Tensor]:
+        """[n, p] of a batch, and what the stream lacks if the block's own parts are left out."""
+        modules = [part.module for part in own]
+        inputs, output = self.block.taken(number, given.x, modules, leave=False)
+        assert output is not None
+        missing = (given.target.to(output.device) - output).flatten(0, 1)
+        columns = []
+        for part in parts:
+            if part.lent is None:
+                found = inputs[part.module].flatten(0, -2)
+                missing = missing + found @ part.weight.to(found.dtype).T
+                missing = missing + part.constant.to(found.dtype)
+            else:
+                with self.block.lent(part.lent):
+                    taken, _ = self.block.taken(number, given.x, [part.module])
+                found = taken[part.module].flatten(0, -2)
+            columns.append(found)
+        return torch.cat(columns, 1), missing
+
+    def chosen(
+        self, candidates: Candidates, regression: Regression, prior: Tensor, solution: Solution
+    ) -> tuple[Tensor, Tensor]:
+        """The units that the seam keeps, and their columns with all that belong to no unit."""
+        units = candidates.units
+        total = units.count * (1 + len(candidates.donors))
+        width = units.channels // units.count
+        groups = torch.arange(total * width).view(total, width)
+        kept = worth_keeping(
+            regression.fitted, prior.to(regression.fitted.gram.device), groups, units.count,
+            solution.ridge or _UNDECIDED_RIDGE,
+        )  # fmt: skip
+        rest = torch.arange(total * width, prior.shape[1])
+        return kept, torch.cat([groups[kept].flatten(), rest])
+
+    def error_of_companion(
+        self, regression: Regression, parts: Sequence[_Part], present: Tensor,
+        companion: BlockWriter | None, ones: bool,
+    ) -> float | None:  # fmt: skip
+        """The held-out error where only the companion is refitted, from the same sums."""
+        if companion is None:
+            return None
+        stop = present.shape[1] - int(ones)
+        width = parts[-1].weight.shape[1]
+        columns = torch.arange(stop - width, present.shape[1] if companion.bias else stop)
+        part = regression.given(present, columns)
+        return part.solve(present[:, columns]).after * part.share(regression)
+
+    def put(
+        self, writer: BlockWriter, companion: BlockWriter | None, solved: Tensor,
+        kept: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Set the writer, and the readers of the units that it took over."""
+        linear = Linear(self.block, writer)
+        channels = linear.matrix.shape[1] - (writer.bias is not None)
+        matrix = solved[:, :channels]
+        if writer.bias is not None:
+            constant = solved[:, -1]
+            if companion is not None:
+                other = Linear(self.block, companion)
+                constant = constant - other.contribution(other.matrix)[1]
+            matrix = torch.cat([matrix, constant[:, None]], 1)
+        linear.put(matrix / writer.factor)
+        if kept is not None:
+            candidates = self.candidates[writer.module]
+            for name, value in taken_over(self.block, candidates, kept).items():
+                self.block.put(name, value)
+
+
+def _matrix(parts: Sequence[_Part], counted: Sequence[_Part], ones: bool) -> Tensor:
+    """[d, p]: the parts' weights side by side, zero where not counted, and their constants."""
+    zero = torch.zeros_like
+    columns = [part.weight if any(part is one for one in counted) else zero(part.weight) for part in parts]
+    if ones:
+        columns.append(torch.stack([part.constant for part in counted]).sum(0)[:, None])
+    return torch.cat(columns, 1)
