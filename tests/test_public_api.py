@@ -10,9 +10,9 @@ import pytest
 import normsurgery
 from tests.cli.invoke import environment
 
-FUNCTIONS = ["arrange", "convert", "inspect", "run", "verify"]
+FUNCTIONS = ["arrange", "convert", "heal", "inspect", "run", "verify"]
 NAMES = [
-    *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
+    *["CheckpointError", "ConvertResult", "HealResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "VerifyResult", *FUNCTIONS],
 ]

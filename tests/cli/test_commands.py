@@ -19,14 +19,22 @@ RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inspect": documents.inspect_document,
     "convert": documents.convert_document,
+<<<<<<< HEAD
+    "heal": documents.heal_document,
+=======
     "arrange": documents.arrange_document,
+>>>>>>> main
     "verify": documents.verify_document,
     "run": documents.convert_document,
 }
 NEEDED = {
     "inspect": [MODEL],
     "convert": [MODEL, "-o", "out"],
+<<<<<<< HEAD
+    "heal": [MODEL, "-o", "out", f"--teacher={MODEL}"],
+=======
     "arrange": [MODEL, "-o", "out", "--blocks", "0-5"],
+>>>>>>> main
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
 }
@@ -52,6 +60,38 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
+<<<<<<< HEAD
+    ("heal", "--train=full", "train", "full"),
+    ("heal", "--data=t.jsonl", "data", "t.jsonl"),
+    ("heal", "--text-column=body", "text_column", "body"),
+    ("heal", "--tokens=99", "tokens", 99),
+    ("heal", "--max-length=64", "max_length", 64),
+    ("heal", "--steps=7", "steps", 7),
+    ("heal", "--epochs=1.5", "epochs", 1.5),
+    ("heal", "--lr=0.01", "lr", 0.01),
+    ("heal", "--batch-size=2", "batch_size", 2),
+    ("heal", "--gradient-accumulation=3", "gradient_accumulation", 3),
+    ("heal", "--gradient-checkpointing", "gradient_checkpointing", True),
+    ("heal", "--no-bf16", "bf16", False),
+    ("heal", "--ce=0.5", "ce", 0.5),
+    ("heal", "--kl=0.25", "kl", 0.25),
+    ("heal", "--hidden=2", "hidden", 2.0),
+    ("heal", "--temperature=3", "temperature", 3.0),
+    ("heal", "--lora-rank=8", "lora_rank", 8),
+    ("heal", "--save-every=5", "save_every", 5),
+    ("heal", "--resume", "resume", True),
+    ("heal", "--dtype=bfloat16", "dtype", "bfloat16"),
+    ("heal", "--max-shard-size=2GB", "max_shard_size", "2GB"),
+    ("heal", "--overwrite", "overwrite", True),
+    ("heal", "--no-verify", "verify", False),
+    ("heal", "--keep-failed", "keep_failed", True),
+    ("heal", "--allow-nonfinite", "allow_nonfinite", True),
+    ("heal", "--device=cpu", "device", "cpu"),
+    ("heal", "--seed=7", "seed", 7),
+    ("heal", "--dry-run", "dry_run", True),
+    ("heal", "--trust-remote-code", "trust_remote_code", True),
+    ("heal", "--allow-pickle", "allow_pickle", True),
+=======
     ("arrange", "--stack=encoder", "stack", "encoder"),
     ("arrange", "--dtype=bfloat16", "dtype", "bfloat16"),
     ("arrange", "--device=cuda:1", "device", "cuda:1"),
@@ -65,6 +105,7 @@ OPTIONS = [
     ("arrange", "--data=t.txt", "data", Path("t.txt")),
     ("arrange", "--trust-remote-code", "trust_remote_code", True),
     ("arrange", "--allow-pickle", "allow_pickle", True),
+>>>>>>> main
     ("verify", "--data=t.txt", "data", Path("t.txt")),
     ("verify", "--tokens=99", "tokens", 99),
     ("verify", "--max-length=64", "max_length", 64),
