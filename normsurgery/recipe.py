@@ -6,47 +6,28 @@ The schema is small and closed: an unknown key is refused with the nearest one t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.errors import UsageError
+from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY, Keys, Types
 
 if TYPE_CHECKING:
     from normsurgery.report.progress import Progress
 
-# Option → the types it takes; None in a recipe always means the default.
-_TOP: dict[str, tuple[type, ...]] = {
-    "source": (str,),
-    "steps": (list,),
-    "verify": (bool, dict),
-    "output": (str,),
-    "overwrite": (bool,),
-    "device": (str,),
-    "seed": (int,),
-    "trust_remote_code": (bool,),
-    "allow_pickle": (bool,),
+_WORDS: dict[Types, str] = {
+    (str,): "text",
+    (bool,): "true or false",
+    (int,): "a whole number",
+    (int, float): "a number",
+    (str, int): "text or a whole number",
+    (list,): "a list",
+    (bool, dict): "true or false or keys",
 }
-_VERIFY: dict[str, tuple[type, ...]] = {"data": (str,), "keep_failed": (bool,)}
-SURGERIES: dict[str, dict[str, tuple[type, ...]]] = {
-    "convert": {
-        "to": (str,),
-        "target": (str,),
-        "fold_affine": (bool,),
-        "untie": (bool,),
-        "part": (str,),
-        "dtype": (str,),
-        "max_shard_size": (str, int),
-        "allow_nonfinite": (bool,),
-    },
-}
-CHOICES = {
-    "to": ("rmsnorm", "crmsnorm"),
-    "target": ("auto", "native", "stock", "graft"),
-    "dtype": ("float64", "float32", "bfloat16", "float16"),
-}
-_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "keys"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +39,12 @@ class Recipe:
     surgery: str
     step: Mapping[str, Any]
     settings: Mapping[str, Any]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that the run opens."""
+        teacher = self.step.get("teacher")
+        return (self.source,) if teacher is None else (self.source, teacher)
 
     @property
     def trusts_code(self) -> bool:
@@ -101,7 +88,7 @@ def run(
     checked = read_recipe(Path(recipe), overrides)
     import normsurgery
 
-    surgery = {"convert": normsurgery.convert}[checked.surgery]
+    surgery: Callable[..., Any] = getattr(normsurgery, checked.surgery)
     result = surgery(
         checked.source,
         checked.output,
@@ -118,7 +105,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     values = _parse(path)
     for override in overrides:
         _override(values, override)
-    top = _checked(values, _TOP, str(path))
+    top = _checked(values, TOP, str(path))
     for key in ("source", "steps", "output"):
         if key not in top:
             raise UsageError(f"{path}: {key} is missing", f"add `{key}:` or --set {key}=…")
@@ -126,15 +113,27 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     settings = {
         key: value for key, value in top.items() if key not in ("source", "steps", "output")
     }
-    settings |= _verification(settings.pop("verify", True))
+    settings |= _verification(settings.pop("verify", True), surgery)
     return Recipe(top["source"], top["output"], surgery, step, settings)
+
+
+def _load(text: str) -> Any:
+    """Plain YAML, in which `1e-3` is a number as in YAML 1.2 (PyYAML reads it as text)."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """With one more way to write a number."""
+
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    return yaml.load(text, Loader)
 
 
 def _parse(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", "the recipe is a YAML file") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -152,7 +151,7 @@ def _override(values: Any, override: str) -> None:
     if not key or not equals:
         raise UsageError(f"--set {override}: not KEY=VALUE", "such as --set source=./my-model")
     try:
-        value = yaml.safe_load(text) if text else ""
+        value = _load(text) if text else ""
     except yaml.YAMLError as error:
         raise UsageError(f"--set {override}: the value is not YAML", "quote it") from error
     *path, last = key.split(".")
@@ -183,28 +182,41 @@ def _step(steps: list[Any]) -> tuple[str, dict[str, Any]]:
     surgery = options.pop("surgery")
     if surgery not in SURGERIES:
         raise UsageError(f"unknown surgery {surgery!r}", _nearest(surgery, SURGERIES))
-    return surgery, _checked(options, SURGERIES[surgery], "steps.0")
+    schema = SURGERIES[surgery]
+    checked = _checked(options, schema.keys, "steps.0", schema.choices)
+    for key in schema.needed:
+        if key not in checked:
+            raise UsageError(f"steps.0: {key} is missing", f"add `{key}:` or --set steps.0.{key}=…")
+    return surgery, checked
 
 
-def _verification(given: bool | dict[str, Any]) -> dict[str, Any]:
+def _verification(given: bool | dict[str, Any], surgery: str) -> dict[str, Any]:
     """`verify: false`, `verify: true`, or a mapping of how."""
     if isinstance(given, bool):
         return {"verify": given}
-    return {"verify": True, **_checked(given, _VERIFY, "verify")}
+    if given.get("data") is not None and "data" in SURGERIES[surgery].keys:
+        raise UsageError(
+            f"verify: data is not for {surgery}, which has a text of its own",
+            "move it to the step: steps.0.data",
+        )
+    return {"verify": True, **_checked(given, VERIFY, "verify")}
 
 
 def _checked(
-    values: Mapping[Any, Any], schema: Mapping[str, tuple[type, ...]], where: str
+    values: Mapping[Any, Any],
+    schema: Keys,
+    where: str,
+    choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The values that are not None; UsageError for an unknown key, a wrong type or choice."""
     for key, value in values.items():
         if key not in schema:
             raise UsageError(f"{where}: unknown key {key!r}", _nearest(str(key), schema))
         if value is not None and type(value) not in schema[key]:
-            wanted = " or ".join(_WORDS[kind] for kind in schema[key])
+            wanted = _WORDS[schema[key]]
             raise UsageError(f"{where}: {key} is {value!r}, wanted {wanted}", f"{key}: {wanted}")
-        if value is not None and key in CHOICES and value not in CHOICES[key]:
-            raise UsageError(f"{where}: {key} is {value!r}", f"one of: {', '.join(CHOICES[key])}")
+        if value is not None and key in choices and value not in choices[key]:
+            raise UsageError(f"{where}: {key} is {value!r}", f"one of: {', '.join(choices[key])}")
     return {str(key): value for key, value in values.items() if value is not None}
 
 

@@ -10,11 +10,11 @@ import pytest
 import normsurgery
 from tests.cli.invoke import environment
 
-FUNCTIONS = ["arrange", "convert", "heal", "inspect", "run", "verify"]
+FUNCTIONS = ["arrange", "convert", "heal", "inspect", "prune", "run", "verify"]
 NAMES = [
-    *["CheckpointError", "ConvertResult", "HealResult", "HubError", "InspectResult", "ResourceError"],
+    *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["ArrangeResult", "VerifyResult", *FUNCTIONS],
+    *["ArrangeResult", "HealResult", "PruneResult", "VerifyResult", *FUNCTIONS],
 ]
 
 

@@ -1,16 +1,22 @@
 import inspect
+import json
+from importlib import import_module
 from pathlib import Path
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 import normsurgery
 from normsurgery import UsageError
-from normsurgery.recipe import CHOICES, SURGERIES, read_recipe, run
-from tests.cli.invoke import Fake
+from normsurgery.recipe import read_recipe, run
+from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY
+from tests.cli.invoke import Fake, script
 from tests.report import documents
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / "gpt2-to-rmsnorm.yaml"
+RECIPES = Path(__file__).parents[1] / "recipes"
 MINIMAL = "source: gpt2\nsteps: [{surgery: convert}]\noutput: out\n"
+PRUNE = MINIMAL.replace("convert", "prune, drop: 2")
 
 
 @pytest.fixture
@@ -34,15 +40,8 @@ def test_a_minimal_recipe_is_the_surgery_with_its_defaults(write, monkeypatch):
     assert document["recipe"]["steps"] == [{"surgery": "convert"}]
 
 
-def test_every_key_reaches_the_surgery(write, monkeypatch):
-    fake = Fake(documents.convert_document())
-    monkeypatch.setattr(normsurgery, "convert", fake)
-    text = """
-source: gpt2
-steps:
-  - {surgery: convert, to: rmsnorm, target: stock, fold_affine: true, untie: true,
-     part: transformer, dtype: bfloat16, max_shard_size: 2GB, allow_nonfinite: true}
-verify: {data: t.txt, keep_failed: true}
+def run_settings():
+    return """
 output: out
 overwrite: true
 device: cpu
@@ -50,21 +49,127 @@ seed: 5
 trust_remote_code: true
 allow_pickle: true
 """
-    run(write(text), dry_run=True)
+
+
+STEPS = {
+    "convert": """
+  - {surgery: convert, to: rmsnorm, target: stock, fold_affine: true, untie: true,
+     part: transformer, dtype: bfloat16, max_shard_size: 2GB, allow_nonfinite: true}
+verify: {data: t.txt, keep_failed: true}
+""",
+    "arrange": """
+  - {surgery: arrange, blocks: "0-2,zero", stack: decoder, dtype: float16, max_shard_size: 5,
+     allow_nonfinite: true}
+verify: {data: t.txt, keep_failed: true}
+""",
+    "prune": """
+  - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
+     substitute: replaceme, objective: cosine, heal: sequential, data: t.txt, text_column: body,
+     tokens: 99, max_length: 64, other_data: o.txt, dtype: float32, max_shard_size: 2GB,
+     allow_nonfinite: true}
+verify: {data: null, keep_failed: true}
+""",
+    "heal": """
+  - {surgery: heal, teacher: whole, train: head+last3, data: t.txt, text_column: body, tokens: 99,
+     max_length: 64, steps: 7, epochs: 2, lr: 1e-4, batch_size: 2, gradient_accumulation: 3,
+     gradient_checkpointing: true, bf16: false, ce: 0, kl: 0.5, hidden: 1.5, temperature: 2,
+     lora_rank: 4, save_every: 5, resume: true, dtype: float32, max_shard_size: 2GB,
+     allow_nonfinite: true}
+verify: {keep_failed: true}
+""",
+}
+
+
+@pytest.mark.parametrize("surgery", STEPS)
+def test_every_key_reaches_the_surgery(write, monkeypatch, surgery):
+    itself = function_of(surgery)
+    fake = Fake(documents.convert_document())
+    monkeypatch.setattr(normsurgery, surgery, fake)
+    text = f"source: gpt2\nsteps:{STEPS[surgery]}{run_settings()}"
+    recipe = run(write(text), dry_run=True).recipe
     given = fake.calls[0][1]
-    assert set(given) == set(inspect.signature(convert_itself()).parameters) - {"model", "output"}
+    assert set(given) == set(inspect.signature(itself).parameters) - {"model", "output"}
     assert (given["data"], given["seed"], given["dry_run"]) == ("t.txt", 5, True)
+    assert (given["keep_failed"], given["verify"]) == (True, True)
+    assert {key: given[key] for key in SURGERIES[surgery].keys} == recipe.step
 
 
-def convert_itself():
-    from normsurgery.api.convert import convert
-
-    return convert
+def function_of(surgery):
+    return getattr(import_module(f"normsurgery.api.{surgery}"), surgery)
 
 
-def test_schema_and_choices_are_convert_s_own():
-    assert set(SURGERIES["convert"]) <= set(inspect.signature(convert_itself()).parameters)
-    assert set(CHOICES) <= set(SURGERIES["convert"])
+SETTINGS = {
+    *("output", "overwrite", "device", "seed", "verify", "keep_failed", "trust_remote_code"),
+    *("allow_pickle", "dry_run", "progress"),
+}
+
+
+@pytest.mark.parametrize("surgery", SURGERIES)
+def test_the_keys_of_a_step_are_the_options_of_its_function(surgery):
+    schema, function = SURGERIES[surgery], function_of(surgery)
+    parameters = set(inspect.signature(function).parameters) - SETTINGS - {"model"}
+    elsewhere = {"data"} if surgery in ("convert", "arrange") else set()  # under `verify`
+    assert set(schema.keys) == parameters - elsewhere
+    needed = {
+        key for key, p in inspect.signature(function).parameters.items() if p.default is p.empty
+    } - {"model", "output"}  # fmt: skip
+    assert set(schema.needed) == needed
+    hints = get_type_hints(function)
+    assert {key: set(types) for key, types in schema.keys.items()} == {
+        key: yaml_types(hints[key]) for key in schema.keys
+    }
+
+
+def test_settings_have_the_types_of_the_functions():
+    for surgery in SURGERIES:
+        hints = get_type_hints(function_of(surgery))
+        for key in set(TOP) - {"source", "steps", "output", "verify"}:
+            assert set(TOP[key]) == yaml_types(hints[key])
+        assert set(VERIFY["data"]) == yaml_types(hints["data"])
+        assert set(VERIFY["keep_failed"]) == yaml_types(hints["keep_failed"])
+
+
+def yaml_types(hint):
+    """What YAML may hold where a function takes this."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    found = set()
+    for option in options:
+        kind = str if get_origin(option) is Literal or option is Path else option
+        found |= {int, float} if kind is float else {kind}
+    return found - {type(None)}
+
+
+def choices(hints):
+    """Option → the words that its type names."""
+    found = {}
+    for key, hint in hints.items():
+        for option in (hint, *get_args(hint)):
+            if get_origin(option) is Literal:
+                found[key] = get_args(option)
+    return found
+
+
+@pytest.mark.parametrize("surgery", SURGERIES)
+def test_the_choices_are_those_of_the_function_and_of_the_command(surgery):
+    ours = SURGERIES[surgery].choices
+    command = import_module(f"normsurgery.cli.{surgery}")
+    assert choices(get_type_hints(getattr(command, surgery))) == ours
+    own = choices(get_type_hints(function_of(surgery)))
+    assert own == {key: ours[key] for key in own}
+
+
+def test_a_recipe_is_read_without_importing_anything_heavy():
+    code = """
+import json, sys
+from pathlib import Path
+from normsurgery.recipe import read_recipe
+read_recipe(Path(sys.argv[1]))
+names = ("torch", "transformers", "numpy", "rich", "typer")
+print(json.dumps([name for name in names if name in sys.modules]))
+"""
+    process = script(code, str(RECIPES / "llama-minus-quarter.yaml"))
+    out, err = process.communicate(timeout=120)
+    assert json.loads(out) == [], err
 
 
 def test_overrides_replace_values_before_anything_is_checked(write):
@@ -93,6 +198,15 @@ def test_verification_can_be_switched_off(write):
         (MINIMAL + "seed: true\n", "seed is True", "a whole number"),
         (MINIMAL + "verify: {dat: x}\n", "unknown key 'dat'", "did you mean data?"),
         (MINIMAL + "verify: 1\n", "verify is 1", "true or false"),
+        (PRUNE + "verify: {data: x}\n", "verify: data is not for prune", "steps.0.data"),
+        (PRUNE.replace("drop: 2", "drop: 2.5"), "drop is 2.5", "text or a whole number"),
+        (PRUNE.replace("}", ", heal: lora}"), "heal is 'lora'", "one of: none, sequential"),
+        (PRUNE.replace("}", ", to: rmsnorm}"), "unknown key 'to'", "one of: drop"),
+        (PRUNE.replace(", drop: 2", ""), "steps.0: drop is missing", "--set steps.0.drop="),
+        (PRUNE.replace("prune, drop: 2", "heal"), "teacher is missing", "teacher:"),
+        (PRUNE.replace("prune, drop: 2", "arrange, blocks: 3"), "blocks is 3", "blocks: text"),
+        (PRUNE.replace("prune, drop: 2", "heal, lr: low"), "lr is 'low'", "lr: a number"),
+        (PRUNE + "verify: 1e-3\n", "verify is 0.001", "true or false or keys"),
         ("steps: [{surgery: convert}]\noutput: o\n", "source is missing", "--set source="),
         ("source: a\nsteps: [{surgery: convert}]\n", "output is missing", "--set output="),
         ("source: a\nsteps: []\noutput: o\n", "0 steps", "one"),
@@ -122,8 +236,14 @@ def test_an_absent_recipe_is_refused(tmp_path):
         read_recipe(tmp_path / "none.yaml")
 
 
-def test_the_shipped_recipe_names_the_real_model_and_spells_out_defaults():
-    recipe = read_recipe(SHIPPED)
-    assert recipe.source == "openai-community/gpt2"
-    parameters = inspect.signature(convert_itself()).parameters
-    assert recipe.step == {key: parameters[key].default for key in recipe.step}
+def test_a_number_may_be_written_with_an_exponent(write):
+    text = MINIMAL.replace("convert", "heal, teacher: t, lr: 1e-4, ce: 2.5E-1")
+    recipe = read_recipe(write(text), ["steps.0.kl=3e+0", "output=1e-4x"])
+    assert (recipe.step["lr"], recipe.step["ce"], recipe.step["kl"]) == (1e-4, 0.25, 3.0)
+    assert recipe.output == "1e-4x"
+
+
+def test_every_model_that_a_run_opens_is_named(write):
+    assert read_recipe(write(MINIMAL)).models == ("gpt2",)
+    healing = read_recipe(write(MINIMAL.replace("convert", "heal, teacher: whole")))
+    assert healing.models == ("gpt2", "whole")

@@ -10,6 +10,8 @@ from typing import Any
 
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import Anatomy
+from normsurgery.anatomy.stacks import read_stacks
+from normsurgery.api.depth import depth_surgeries, stack_documents
 from normsurgery.api.document import (
     block_documents,
     norm_documents,
@@ -59,18 +61,23 @@ def inspect(
     checkpoint = open_checkpoint(model, allow_pickle=allow_pickle)
     examination = examine(checkpoint, trust_remote_code=trust_remote_code)
     anatomy = examination.anatomy
+    stacks = read_stacks(examination)
     document = {
         "command": "inspect",
         "version": VERSION,
         "source": source_document(checkpoint, examination.model_class.__name__),
         "blocks": block_documents(checkpoint, examination),
         "parts": part_documents(checkpoint, examination),
+        "stacks": stack_documents(stacks),
         "norms": norm_documents(checkpoint, examination),
         "writers": _writers(examination),
         "readers": _readers(anatomy),
         "carried": dict(examination.names.carried),
         "health": _health(checkpoint, progress or Silent()) if health else None,
-        "surgeries": surgeries(checkpoint, examination),
+        "surgeries": [
+            *conversions(checkpoint, examination),
+            *depth_surgeries(examination, stacks),
+        ],
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }
@@ -100,8 +107,8 @@ def _readers(anatomy: Anatomy) -> list[dict[str, Any]]:
     ]
 
 
-def surgeries(checkpoint: Checkpoint, examination: Examination) -> list[dict[str, Any]]:
-    """Every surgery that this version offers: whether it applies, to what, and why not."""
+def conversions(checkpoint: Checkpoint, examination: Examination) -> list[dict[str, Any]]:
+    """Every way to convert: whether it applies, to what, and why not."""
     anatomy, names = examination.anatomy, examination.names
     reason = anatomy.why_not()
     checks: list[tuple[str, str, Callable[[], str | None]]] = [

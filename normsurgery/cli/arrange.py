@@ -28,17 +28,18 @@ def arrange(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Put a model's blocks in another order: leave out, repeat, or add ones that do nothing yet.
+    """Reorder, repeat, leave out or add blocks (lossy, or exact).
 
     The result opens in the source's class. What config.json says of single blocks (windows,
     layer types, which ones hold experts) moves with them; an order that the class cannot express
-    is refused. Adding zero blocks is exact, everything else is lossy.
+    is refused. Adding zero blocks, which do nothing until they are trained, is exact; everything
+    else is lossy.
 
     \b
     Examples:
       normsurgery arrange openai-community/gpt2 -o out --blocks 0-7,zero,8-11
       normsurgery arrange ./my-model -o ./out --blocks 0-3,8-11 --dry-run
-      normsurgery arrange openai/whisper-tiny -o out --stack encoder --blocks 0,1,3
+      normsurgery arrange ./my-whisper -o out --stack encoder --blocks 0,1,3
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:

@@ -43,7 +43,7 @@ def convert(
       normsurgery convert openai-community/gpt2 -o gpt2-rms
       normsurgery convert ./my-model -o ./out --dry-run
       normsurgery convert allenai/OLMo-1B-hf -o olmo-llama --target native
-      normsurgery convert ./my-model -o ./out --fold-affine --dtype bfloat16 --json
+      normsurgery convert ./my-model -o out --fold-affine --dtype bfloat16
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:

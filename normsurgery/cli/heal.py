@@ -55,9 +55,9 @@ def heal(
 
     \b
     Examples:
-      normsurgery heal ./pruned -o ./healed --teacher ./original --data text.jsonl
-      normsurgery heal ./pruned -o ./healed --teacher ./original --train head+last3 --steps 500
-      accelerate launch -m normsurgery heal ./pruned -o ./healed --teacher ./original --train full
+      normsurgery heal ./cut -o healed --teacher ./original --data text.jsonl
+      normsurgery heal ./cut -o healed --teacher ./original --train head+last3
+      accelerate launch -m normsurgery heal ./cut -o healed --teacher ./original
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     announce_code(teacher, trusted=trust_remote_code, allow_pickle=allow_pickle)

@@ -71,10 +71,13 @@ ScoreMethod = Annotated[
 ]
 Iterative = Annotated[
     bool,
-    typer.Option("--iterative", help="Drop one block, measure again, drop the next: not a window."),
+    typer.Option(
+        "--iterative",
+        help="Drop one block, measure again, drop the next: they need not be neighbours.",
+    ),
 ]
 Explain = Annotated[
-    bool, typer.Option("--explain", help="Show the scores of all windows, and draw them.")
+    bool, typer.Option("--explain", help="Show the scores of every run of blocks, and draw them.")
 ]
 Substitute = Annotated[
     SubstituteName,
@@ -95,7 +98,7 @@ OtherData = Annotated[
     ),
 ]
 CalibrationTokens = Annotated[
-    int, typer.Option("--tokens", min=2, help="How many tokens of it to measure.")
+    int, typer.Option("--tokens", min=2, help="How many tokens of it to measure and fit to.")
 ]
 Blocks = Annotated[
     str,
@@ -160,6 +163,14 @@ TrainingTokens = Annotated[
     int, typer.Option("--tokens", min=2, help="How many tokens of it to take; a tenth is held out.")
 ]
 RowLength = Annotated[int | None, typer.Option("--max-length", min=2, help="Tokens per row.")]
+CalibrationLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        min=2,
+        help="Tokens per row. [default: what the model reads, at most 2048]",
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimizer steps. [default: 100]")]
 Epochs = Annotated[
     float | None, typer.Option(min=0.0, help="Passes over the text, in place of --steps.")
@@ -172,11 +183,13 @@ LearningRate = Annotated[
         "[default: 1e-3 for lora, 3e-4 for head+last3, 1e-4 for full]",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch, in each process.")]
-GradientAccumulation = Annotated[int, typer.Option(min=1, help="Batches an optimizer step.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows per batch, in each process.")]
+GradientAccumulation = Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")]
 GradientCheckpointing = Annotated[
     bool,
-    typer.Option("--gradient-checkpointing", help="Less memory: run blocks again going back."),
+    typer.Option(
+        "--gradient-checkpointing", help="Less memory, more time: run blocks again going back."
+    ),
 ]
 Bf16 = Annotated[
     bool | None,
@@ -197,7 +210,7 @@ Temperature = Annotated[float, typer.Option(help="Of both predictions in the KL.
 LoraRank = Annotated[int, typer.Option(min=1, help="Rank of the adapters.")]
 SaveEvery = Annotated[
     int | None,
-    typer.Option(min=1, help="Steps between points to resume from. [default: a tenth of all]"),
+    typer.Option(min=1, help="Steps between points to resume from. [default: a tenth of the run]"),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run that was interrupted, if there is one.")
@@ -213,7 +226,7 @@ KeepFailed = Annotated[
     bool, typer.Option("--keep-failed", help="Keep a result that fails verification, set aside.")
 ]
 AllowNonfinite = Annotated[
-    bool, typer.Option("--allow-nonfinite", help="Convert although weights hold NaN or Inf.")
+    bool, typer.Option("--allow-nonfinite", help="Go on although weights hold NaN or Inf.")
 ]
 Health = Annotated[
     bool, typer.Option("--health", help="Read every weight: count NaN, Inf and all-zero tensors.")
@@ -223,7 +236,7 @@ Overwrite = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Read headers, print the plan."),
+    typer.Option("--dry-run", help="Print the plan, write nothing."),
 ]
 Seed = Annotated[int, typer.Option(help="For everything drawn at random.")]
 Json = Annotated[

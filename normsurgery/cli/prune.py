@@ -24,7 +24,7 @@ def prune(
     data: o.TextData = None,
     text_column: o.TextColumn = "text",
     tokens: o.CalibrationTokens = 65_536,
-    max_length: o.RowLength = None,
+    max_length: o.CalibrationLength = None,
     other_data: o.OtherData = None,
     dtype: o.DType = None,
     max_shard_size: o.MaxShardSize = None,
@@ -40,19 +40,21 @@ def prune(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Drop blocks; which ones is said or measured, and what went can be fitted into the rest.
+    """Drop blocks, and fit what stays to what went (lossy, fitted).
 
-    The result opens in the source's class. The report has the loss of original, plain drop and
-    result on text that nothing was fitted to, of the calibration's domain and of another.
-    Nothing is trained; `normsurgery heal` does that.
+    Which blocks go is said, or measured on text; --substitute and --heal fit what stays, without
+    training (`normsurgery heal` trains). The result opens in the source's class. The report has
+    the loss of original, plain drop and result on text that nothing was fitted to: of the
+    calibration's domain and of another.
 
     \b
     Examples:
-      normsurgery prune ./my-model -o ./out --drop 25% --explain
-      normsurgery prune ./my-model -o ./out --drop 3 --substitute merge --heal sequential
-      normsurgery prune ./my-model -o ./out --drop 5-7 --substitute replaceme --data text.jsonl
-      normsurgery prune openai/whisper-tiny -o out --stack decoder --drop 2
-      accelerate launch -m normsurgery prune ./my-model -o ./out --drop 8 --heal sequential
+      normsurgery prune ./my-model -o out --drop 25% --explain
+      normsurgery prune ./my-model -o out --drop 3 --data text.jsonl
+      normsurgery prune ./my-model -o out --drop 25% --heal sequential
+      normsurgery prune ./my-model -o out --drop 5-7 --substitute replaceme
+      normsurgery prune openai/whisper-tiny -o out --stack encoder --drop 1,2
+      accelerate launch -m normsurgery prune ./my-model -o out --drop 8
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
@@ -21,12 +23,14 @@ def run(
     \b
     Examples:
       normsurgery run recipes/gpt2-to-rmsnorm.yaml
-      normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2 --set output=./out
-      normsurgery run recipes/gpt2-to-rmsnorm.yaml --dry-run
+      normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2
+      normsurgery run recipes/llama-minus-quarter.yaml --set steps.0.drop=8
     """
     changes = tuple(overrides or ())
     checked = read_recipe(recipe, changes)
-    announce_code(checked.source, trusted=checked.trusts_code, allow_pickle=checked.allows_pickle)
+    for model in checked.models:
+        announce_code(model, trusted=checked.trusts_code, allow_pickle=checked.allows_pickle)
     with working() as progress:
         result = normsurgery.run(recipe, overrides=changes, dry_run=dry_run, progress=progress)
-    show(result.to_dict(), as_json=json)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        show(result.to_dict(), as_json=json)

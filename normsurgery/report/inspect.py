@@ -26,6 +26,8 @@ def inspect_report(document: dict[str, Any]) -> list[RenderableType]:
         facts([("source", f"{kind}, {source['dtype']}, {size}")]),
     ]
     parts += section("Parts", _parts(document))
+    if document["stacks"]:
+        parts += section("Stacks of blocks", _stacks(document["stacks"]))
     parts += _listing("Norm sites", document["norms"], ("kind", "role", "width"), right=(4,))
     parts += _listing("Writers to the stream", document["writers"], ("kind",))
     parts += _listing("Readers of a norm", document["readers"], ())
@@ -50,6 +52,20 @@ def _parts(document: Entry) -> RenderableType:
     ]
     columns = ["part", "blocks", "parameters", "bytes", "share"]
     return plain_table(columns, rows, right=range(1, 5), whole=range(1, 5))
+
+
+def _stacks(stacks: Iterable[Entry]) -> RenderableType:
+    rows = [
+        [
+            one["name"],
+            str(one["depth"]),
+            str(one["width"] or "–"),
+            one["why_not"] or ", ".join(".".join(map(str, key)) for key in one["keys"]),
+        ]
+        for one in stacks
+    ]
+    columns = ["stack", "depth", "width", "depth in config.json"]
+    return plain_table(columns, rows, right=(1, 2), whole=(1, 2))
 
 
 def _listing(

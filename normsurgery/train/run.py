@@ -26,6 +26,7 @@ from normsurgery.train.depth import matched_blocks, recorded_order, text_stack
 from normsurgery.train.lora import add_lora, linear_names, merge_lora, stacked_names
 from normsurgery.train.options import TrainOptions
 from normsurgery.train.taps import Taps
+from normsurgery.train.texts import why_no_text
 from normsurgery.train.trainable import (
     choose_all,
     choose_head_and_last,
@@ -48,13 +49,9 @@ class Subject:
     def of(checkpoint: Checkpoint, *, trust_remote_code: bool, allow_pickle: bool) -> Subject:
         """Examine it. Raises UnsupportedModelError unless it predicts the next token of a text."""
         found = examine(checkpoint, trust_remote_code=trust_remote_code)
-        model = found.twin.model
-        if not model.can_generate() or getattr(found.config, "is_encoder_decoder", False):
-            raise UnsupportedModelError(
-                f"{found.model_class.__name__} does not predict the next token of a text, which is "
-                "what heal trains on",
-                "normsurgery inspect MODEL   # what does apply",
-            )
+        reason = why_no_text(found)
+        if reason is not None:
+            raise UnsupportedModelError(reason, "normsurgery inspect MODEL   # what does apply")
         return Subject(checkpoint, found, allow_pickle)
 
     def load(self, dtype: torch.dtype | str) -> Any:

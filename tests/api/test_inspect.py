@@ -25,7 +25,8 @@ def test_a_trained_gpt2(trained):
     assert {norm["role"] for norm in document["norms"]} == {"attention", "mlp", "final"}
     assert document["health"] is None
     surgeries = {row["name"]: row for row in document["surgeries"]}
-    assert all(row["contract"] == "exact" for row in surgeries.values())
+    contracts = {row["contract"] for name, row in surgeries.items() if name.startswith("convert")}
+    assert contracts == {"exact"}
     assert surgeries["convert --to rmsnorm"]["applies"]
     assert "12 of 13" in surgeries["convert --to rmsnorm --fold-affine"]["reason"]
     assert surgeries["convert --to crmsnorm"]["applies"]
@@ -33,8 +34,12 @@ def test_a_trained_gpt2(trained):
 
 def test_a_model_that_is_refused_says_why(tiny):
     for family, reason in (("bert", "post-LN"), ("llama", "RMSNorm already")):
-        rows = normsurgery.inspect(tiny(family)).to_dict()["surgeries"]
-        assert not any(row["applies"] for row in rows)
+        rows = [
+            row
+            for row in normsurgery.inspect(tiny(family)).to_dict()["surgeries"]
+            if row["name"].startswith("convert")
+        ]
+        assert rows and not any(row["applies"] for row in rows)
         assert all(reason in row["reason"] for row in rows)
 
 

@@ -19,26 +19,21 @@ RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inspect": documents.inspect_document,
     "convert": documents.convert_document,
-<<<<<<< HEAD
-    "heal": documents.heal_document,
-=======
+    "prune": documents.prune_document,
     "arrange": documents.arrange_document,
->>>>>>> main
+    "heal": documents.heal_document,
     "verify": documents.verify_document,
     "run": documents.convert_document,
 }
 NEEDED = {
     "inspect": [MODEL],
     "convert": [MODEL, "-o", "out"],
-<<<<<<< HEAD
-    "heal": [MODEL, "-o", "out", f"--teacher={MODEL}"],
-=======
-    "arrange": [MODEL, "-o", "out", "--blocks", "0-5"],
->>>>>>> main
+    "prune": [MODEL, "-o", "out", "--drop", "2"],
+    "arrange": [MODEL, "-o", "out", "--blocks", "0-3,zero"],
+    "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
 }
-REQUIRED = {"blocks"}  # options that have no default
 OPTIONS = [
     ("inspect", "--health", "health", True),
     ("inspect", "--trust-remote-code", "trust_remote_code", True),
@@ -60,52 +55,56 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
-<<<<<<< HEAD
-    ("heal", "--train=full", "train", "full"),
-    ("heal", "--data=t.jsonl", "data", "t.jsonl"),
+    ("prune", "--stack=decoder", "stack", "decoder"),
+    ("prune", "--method=taylor", "method", "taylor"),
+    ("prune", "--iterative", "iterative", True),
+    ("prune", "--explain", "explain", True),
+    ("prune", "--substitute=merge", "substitute", "merge"),
+    ("prune", "--objective=cosine", "objective", "cosine"),
+    ("prune", "--heal=sequential", "heal", "sequential"),
+    ("prune", "--data=t.txt", "data", "t.txt"),
+    ("prune", "--text-column=body", "text_column", "body"),
+    ("prune", "--tokens=99", "tokens", 99),
+    ("prune", "--max-length=64", "max_length", 64),
+    ("prune", "--other-data=o.txt", "other_data", "o.txt"),
+    ("arrange", "--stack=encoder", "stack", "encoder"),
+    ("arrange", "--data=t.txt", "data", Path("t.txt")),
+    ("heal", "--train=head+last3", "train", "head+last3"),
+    ("heal", "--data=t.txt", "data", "t.txt"),
     ("heal", "--text-column=body", "text_column", "body"),
     ("heal", "--tokens=99", "tokens", 99),
     ("heal", "--max-length=64", "max_length", 64),
     ("heal", "--steps=7", "steps", 7),
     ("heal", "--epochs=1.5", "epochs", 1.5),
-    ("heal", "--lr=0.01", "lr", 0.01),
+    ("heal", "--lr=1e-4", "lr", 0.0001),
     ("heal", "--batch-size=2", "batch_size", 2),
     ("heal", "--gradient-accumulation=3", "gradient_accumulation", 3),
     ("heal", "--gradient-checkpointing", "gradient_checkpointing", True),
     ("heal", "--no-bf16", "bf16", False),
     ("heal", "--ce=0.5", "ce", 0.5),
-    ("heal", "--kl=0.25", "kl", 0.25),
-    ("heal", "--hidden=2", "hidden", 2.0),
-    ("heal", "--temperature=3", "temperature", 3.0),
-    ("heal", "--lora-rank=8", "lora_rank", 8),
+    ("heal", "--kl=2", "kl", 2.0),
+    ("heal", "--hidden=0.1", "hidden", 0.1),
+    ("heal", "--temperature=2", "temperature", 2.0),
+    ("heal", "--lora-rank=4", "lora_rank", 4),
     ("heal", "--save-every=5", "save_every", 5),
     ("heal", "--resume", "resume", True),
-    ("heal", "--dtype=bfloat16", "dtype", "bfloat16"),
-    ("heal", "--max-shard-size=2GB", "max_shard_size", "2GB"),
-    ("heal", "--overwrite", "overwrite", True),
-    ("heal", "--no-verify", "verify", False),
-    ("heal", "--keep-failed", "keep_failed", True),
-    ("heal", "--allow-nonfinite", "allow_nonfinite", True),
-    ("heal", "--device=cpu", "device", "cpu"),
-    ("heal", "--seed=7", "seed", 7),
-    ("heal", "--dry-run", "dry_run", True),
-    ("heal", "--trust-remote-code", "trust_remote_code", True),
-    ("heal", "--allow-pickle", "allow_pickle", True),
-=======
-    ("arrange", "--stack=encoder", "stack", "encoder"),
-    ("arrange", "--dtype=bfloat16", "dtype", "bfloat16"),
-    ("arrange", "--device=cuda:1", "device", "cuda:1"),
-    ("arrange", "--dry-run", "dry_run", True),
-    ("arrange", "--overwrite", "overwrite", True),
-    ("arrange", "--seed=7", "seed", 7),
-    ("arrange", "--max-shard-size=2GB", "max_shard_size", "2GB"),
-    ("arrange", "--no-verify", "verify", False),
-    ("arrange", "--keep-failed", "keep_failed", True),
-    ("arrange", "--allow-nonfinite", "allow_nonfinite", True),
-    ("arrange", "--data=t.txt", "data", Path("t.txt")),
-    ("arrange", "--trust-remote-code", "trust_remote_code", True),
-    ("arrange", "--allow-pickle", "allow_pickle", True),
->>>>>>> main
+    *(
+        (command, given, name, value)
+        for command in ("prune", "arrange", "heal")
+        for given, name, value in (
+            ("--dtype=bfloat16", "dtype", "bfloat16"),
+            ("--device=cuda:1", "device", "cuda:1"),
+            ("--dry-run", "dry_run", True),
+            ("--overwrite", "overwrite", True),
+            ("--seed=7", "seed", 7),
+            ("--max-shard-size=2GB", "max_shard_size", "2GB"),
+            ("--no-verify", "verify", False),
+            ("--keep-failed", "keep_failed", True),
+            ("--allow-nonfinite", "allow_nonfinite", True),
+            ("--trust-remote-code", "trust_remote_code", True),
+            ("--allow-pickle", "allow_pickle", True),
+        )
+    ),
     ("verify", "--data=t.txt", "data", Path("t.txt")),
     ("verify", "--tokens=99", "tokens", 99),
     ("verify", "--max-length=64", "max_length", 64),
@@ -159,18 +158,31 @@ def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
         name: p.default for name, p in inspect.signature(function).parameters.items()
         if p.default is not p.empty
     }  # fmt: skip
-    given = {key: v for key, v in fake.calls[0][1].items() if key not in REQUIRED}
+    needed = needed_options(function)
+    given = {key: v for key, v in fake.calls[0][1].items() if key not in needed}
     assert given.pop("progress") is not None
     defaults.pop("progress")
     assert given == {key: defaults[key] for key in given}
     assert set(given) == set(defaults)
 
 
-def test_positional_arguments_arrive_in_order(faked, capsys):
+def needed_options(function):
+    """The options without a default."""
+    return [
+        name for name, p in inspect.signature(function).parameters.items()
+        if p.default is p.empty and p.kind is p.KEYWORD_ONLY
+    ]  # fmt: skip
+
+
+def test_what_must_be_given_arrives(faked, capsys):
     command, fake = faked
     main([command, *NEEDED[command]])
-    words = tuple(word for word in NEEDED[command] if word not in ("-o", "--blocks", "0-5"))
-    assert tuple(map(str, fake.calls[0][0])) == words
+    words = [word for word in NEEDED[command] if word != "-o"]
+    option = next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
+    given, options = fake.calls[0]
+    assert list(map(str, given)) == words[:option]
+    for name, value in zip(words[option::2], words[option + 1 :: 2], strict=True):
+        assert options[name[2:]] == value
 
 
 def test_the_report_goes_to_stdout_and_nothing_to_stderr(faked, capsys):

@@ -10,7 +10,7 @@ from normsurgery.cli import main
 from tests.cli.invoke import command, script
 
 HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "accelerate", "yaml")
-COMMANDS = ["inspect", "convert", "arrange", "verify", "run"]
+COMMANDS = ["inspect", "convert", "prune", "arrange", "heal", "verify", "run"]
 PROBE = f"""
 import json, sys
 from pathlib import Path
@@ -65,6 +65,17 @@ def test_every_command_has_examples_that_parse(name, capsys):
         cut = words.index("|") if "|" in words else len(words)
         assert words[1] == name
         assert main([*words[1:cut], "--help"]) == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_80_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert main([]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith(f"  {name} "))
+    assert not line.endswith("...")
 
 
 def test_alone_it_prints_the_help_with_all_commands_and_exit_codes(capsys):

@@ -110,7 +110,7 @@ def arrange_document() -> dict[str, Any]:
         "receipts": [receipt_],
         "blocks": {
             "stack": "gpt_neox.layers", "before": 12, "after": 10,
-            "sources": [*range(6), "zero", *range(9, 12)], "dropped": [6, 7, 8],
+            "order": [*range(6), "zero", *range(9, 12)], "dropped": [6, 7, 8],
         },
         "verification": {"verdict": "pass", "contract": "lossy", "stock": form()},
     }  # fmt: skip
@@ -168,6 +168,16 @@ def inspect_document(blocks: int = 12) -> dict[str, Any]:
             {"name": "gpt_neox.embed_in", "parameters": 38_633_472, "bytes": 77_266_944},
             {"name": "gpt_neox.layers", "parameters": 85_054_464, "bytes": 170_108_928},
             {"name": "embed_out", "parameters": 38_633_472, "bytes": 77_266_944},
+        ],
+        "stacks": [
+            {
+                "name": "gpt_neox.layers",
+                "depth": blocks,
+                "width": 768,
+                "keys": [["num_hidden_layers"]],
+                "language": True,
+                "why_not": None,
+            },
         ],
         "norms": [*norms, last],
         "writers": [

@@ -121,6 +121,23 @@ def test_inspect_folds_blocks_and_keeps_every_site():
     assert "Health" not in text
 
 
+def test_inspect_shows_stacks_with_what_keeps_them_from_moving():
+    document = documents.inspect_document()
+    text = shown(document)
+    assert row(text[text.index("Stacks of blocks") :], "gpt_neox.layers") == [
+        "12", "768", "num_hidden_layers",
+    ]  # fmt: skip
+    document["stacks"] = [
+        {**document["stacks"][0], "name": "a", "keys": [["text_config", "depths", 2]]},
+        {**document["stacks"][0], "name": "b", "width": None, "why_not": "it runs twice"},
+    ]
+    text = shown(document)[shown(document).index("Stacks of blocks") :]
+    assert row(text, "a ") == ["12", "768", "text_config.depths.2"]
+    assert row(text, "b ") == ["12", "–", *"it runs twice".split()]
+    document["stacks"] = []
+    assert "Stacks of blocks" not in shown(document)
+
+
 def test_inspect_shows_health_when_it_was_asked_for():
     document = documents.inspect_document()
     document["health"] = {

@@ -1,0 +1,157 @@
+"""Every recipe that ships names a real model, spells out defaults, and runs on a tiny one."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import normsurgery
+from normsurgery.recipe import read_recipe
+from tests.families import build_spec
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+# What each recipe says of its step that is not the default.
+CHOSEN: dict[str, dict[str, Any]] = {
+    "gpt2-to-rmsnorm": {},
+    "olmo-to-llama": {"target": "native"},
+    "llama-minus-quarter": {"drop": "25%", "substitute": "merge", "heal": "sequential"},
+    "heal-minus-quarter": {"teacher": "meta-llama/Llama-2-7b-hf", "steps": 100},
+    "depth-upscaling": {"blocks": "0-23,8-31"},
+}
+SMALL = ["device=cpu", "steps.0.tokens=1500", "steps.0.max_length=64"]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> Path:
+    """A tiny random Llama of six blocks with a tokenizer."""
+    directory = tmp_path_factory.mktemp("llama") / "model"
+    values = {
+        "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 48, "num_hidden_layers": 6, "vocab_size": 1024,
+        "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    build_spec(("LlamaForCausalLM", "LlamaConfig", values), directory)
+    for name in TOKENIZER:
+        shutil.copy(trained / name, directory / name)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def cut(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """What recipes/llama-minus-quarter.yaml makes of it, and its document."""
+    out = tmp_path_factory.mktemp("cut") / "out"
+    return out, ran("llama-minus-quarter", llama, out, *SMALL)
+
+
+def ran(name: str, source: Path, output: Path, *changes: str) -> dict[str, Any]:
+    overrides = [f"source={source}", f"output={output}", *changes]
+    document = normsurgery.run(RECIPES / f"{name}.yaml", overrides=overrides).to_dict()
+    assert document["verification"]["verdict"] == "pass"
+    return document
+
+
+def test_these_are_all_recipes() -> None:
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == set(CHOSEN)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_recipe_spells_out_defaults_and_says_what_differs(name: str) -> None:
+    path = RECIPES / f"{name}.yaml"
+    recipe = read_recipe(path)
+    module = import_module(f"normsurgery.api.{recipe.surgery}")
+    parameters = inspect.signature(getattr(module, recipe.surgery)).parameters
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))["steps"][0]
+    del written["surgery"]
+    differs = {key: value for key, value in written.items() if value != parameters[key].default}
+    assert differs == CHOSEN[name]
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_comment_stands_above_every_key_or_group_of_keys(name: str) -> None:
+    path = RECIPES / f"{name}.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= 100
+    for paragraph in text.split("\n\n"):
+        keys = [line for line in paragraph.splitlines() if line.strip()]
+        assert keys[0].lstrip().startswith("#") or keys[0] == "steps:"
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_commands_in_a_recipe_s_comments_are_its_own(name: str) -> None:
+    text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    commands = [line for line in text.splitlines() if "normsurgery run" in line]
+    assert commands
+    for line in commands:
+        words = line.split("#")[1].split()
+        path = Path(next(word for word in words if word.endswith(".yaml")))
+        assert path.parent == Path("recipes")
+        changes = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+        read_recipe(RECIPES / path.name, changes)
+
+
+def test_gpt2_to_rmsnorm(trained: Path, tmp_path: Path) -> None:
+    document = ran("gpt2-to-rmsnorm", trained, tmp_path / "out", "device=cpu")
+    assert document["verification"]["contract"] == "exact"
+
+
+def test_llama_minus_quarter(cut: tuple[Path, dict[str, Any]]) -> None:
+    out, document = cut
+    assert document["blocks"]["before"] == 6 and document["blocks"]["after"] == 5
+    assert document["verification"]["contract"] == "fitted"
+    assert (document["substitution"]["name"], document["healing"]["name"]) == (
+        "merge", "sequential",
+    )  # fmt: skip
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 5
+    assert set(document["losses"]) == {"calibration", "other"}
+
+
+def test_the_healing_recipe_goes_on_from_the_pruning_one(
+    cut: tuple[Path, dict[str, Any]], llama: Path, tmp_path: Path
+) -> None:
+    pruning, healing = (
+        read_recipe(RECIPES / f"{name}.yaml")
+        for name in ("llama-minus-quarter", "heal-minus-quarter")
+    )
+    assert healing.source == pruning.output and healing.step["teacher"] == pruning.source
+    changes = [f"steps.0.teacher={llama}", "steps.0.steps=2", "steps.0.batch_size=2"]
+    document = ran("heal-minus-quarter", cut[0], tmp_path / "out", *SMALL, *changes)
+    assert document["verification"]["contract"] == "trained"
+    assert document["training"]["steps"] == 2
+    assert document["blocks"]["after"] == 5
+
+
+def test_depth_upscaling_and_its_exact_variant(llama: Path, tmp_path: Path) -> None:
+    lossy = ran("depth-upscaling", llama, tmp_path / "a", "device=cpu", "steps.0.blocks=0-3,2-5")
+    assert lossy["blocks"]["order"] == [0, 1, 2, 3, 2, 3, 4, 5]
+    assert lossy["verification"]["contract"] == "lossy"
+    variant = commented_blocks().replace("6-7,zero", "|").partition(",|")[0]
+    exact = ran("depth-upscaling", llama, tmp_path / "b", "device=cpu", f"steps.0.blocks={variant}")
+    assert exact["blocks"]["order"] == [0, 1, "zero", 2, 3, "zero", 4, 5, "zero"]
+    assert exact["verification"]["contract"] == "exact"
+
+
+def commented_blocks() -> str:
+    """The `blocks` of the exact variant, as they are read once the comment signs are gone."""
+    text = (RECIPES / "depth-upscaling.yaml").read_text(encoding="utf-8")
+    lines = [line.strip().removeprefix("#   ") for line in text.splitlines()]
+    start = lines.index("blocks:")
+    return str(yaml.safe_load("\n".join(lines[start : start + 3]))["blocks"])
+
+
+def test_the_exact_variant_is_as_deep_as_the_other_one() -> None:
+    from normsurgery.surgery.block_lists import parse_blocks
+
+    depth = 32  # Mistral-7B's
+    recipe = read_recipe(RECIPES / "depth-upscaling.yaml")
+    assert len(parse_blocks(recipe.step["blocks"], depth)) == 48
+    exact = parse_blocks(commented_blocks(), depth)
+    assert len(exact) == 48
+    assert [block for block in exact if block != "zero"] == list(range(depth))
