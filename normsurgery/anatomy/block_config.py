@@ -10,28 +10,28 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from normsurgery.anatomy.block_kinds import Kinds, Mismatch, idle_modules, read_kinds
+from normsurgery.anatomy.backbone_taps import moved_taps
+from normsurgery.anatomy.block_kinds import Kinds, Mismatch
 from normsurgery.anatomy.config_places import (
     Key,
     compressed,
     edited,
     holds,
     pattern_length,
-    set_at,
     value_at,
     written_out,
 )
+from normsurgery.anatomy.config_trials import ConfigTrials, Edits
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.runtime import quiet, single_thread
-from normsurgery.anatomy.stacks import Stack, run_twin
-from normsurgery.anatomy.twin import meta_model
-from normsurgery.errors import SurgeryError, UnsupportedModelError, VerificationError
+from normsurgery.anatomy.runtime import single_thread
+from normsurgery.anatomy.stacks import Stack
+from normsurgery.errors import UnsupportedModelError, VerificationError
 
-Edits = dict[Key, Any]
 _MOST_TRIES = 64
 
 
@@ -67,10 +67,23 @@ def plan_config(
             "config.json as it would be written does not say what was planned",
             "please report the model id",
         )
+    _check_outside(planner.source, after)
     return ConfigPlan(edits, planner.source, after)
 
 
-class _Planner:
+def _check_outside(before: Kinds, after: Kinds) -> None:
+    """Refuse where weights outside the blocks are cut to the number of blocks."""
+    for name in dict.fromkeys([*before.outside, *after.outside]):
+        if before.outside.get(name) != after.outside.get(name):
+            raise UnsupportedModelError(
+                f"{name} has a size that follows the number of blocks",
+                "its slices by block are not rearranged; no order of other length can be made",
+            )
+
+
+class _Planner(ConfigTrials):
+    """What the configuration holds by block, and the search for what says the new order."""
+
     def __init__(
         self,
         examination: Examination,
@@ -78,17 +91,10 @@ class _Planner:
         stack: Stack,
         order: Sequence[int],
     ) -> None:
-        self.model_class, self.config = examination.model_class, examination.config
-        self.stack, self.order = stack, list(order)
+        super().__init__(examination, stack, order)
         self.scope: Key = stack.keys[0][:-1]
-        while self.scope and not isinstance(value_at(self.config.to_dict(), self.scope), dict):
+        while self.scope and not isinstance(value_at(self.values, self.scope), dict):
             self.scope = self.scope[:-1]
-        self.values: dict[str, Any] = self.config.to_dict()
-        twin = examination.twin
-        self.idle = idle_modules(twin.model, lambda: run_twin(twin), stack.blocks)
-        kinds = self.kinds(self.values, {})
-        assert kinds is not None  # the examination has built it
-        self.source: Kinds = kinds
         self.lists = {key: value for key, value in self._sized() if self.is_by_block(key, value)}
         self.derived = [key for key in self.lists if not holds(written, key, self.config)]
         self.given = copy.deepcopy(self.values)
@@ -99,6 +105,8 @@ class _Planner:
 
     def plan(self) -> Edits:
         edits: Edits = dict.fromkeys(self.stack.keys, len(self.order))
+        edits |= moved_taps(value_at(self.values, self.scope), self.scope, self.order, self.stack)
+        edits |= {key: self.mapped(numbers) for key, numbers in self.told().items()} | edits
         shown = {key: self.moved(v) for key, v in self.lists.items() if key not in self.derived}
         every = {key: self.moved(v) for key, v in self.lists.items()}
         refused: list[Mismatch] | None = None
@@ -148,7 +156,8 @@ class _Planner:
         changed = self.changed_by({key: compressed(swapped, value)})
         if changed is None or changed:
             return changed == set(pair)
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in entries)
+        words = all(isinstance(entry, str) for entry in entries)
+        return isinstance(value, list) and (words or _speaks_of_blocks(key))
 
     def harmless(self, key: Key, value: Any, entries: list[Any]) -> bool:
         """Whether the list may follow the stack: longer with it, it changes nothing outside."""
@@ -165,14 +174,7 @@ class _Planner:
                 dict.fromkeys(self.stack.keys, self.stack.depth + 1)
                 | {key: compressed(longer, value)},
             )
-        return kinds is not None and kinds.outside == self.source.outside
-
-    def changed_by(self, edits: Edits) -> set[int] | None:
-        """The blocks whose kind changes; None: the class refuses, or something outside changes."""
-        kinds = self.kinds(self.values, edits)
-        if kinds is None or kinds.outside != self.source.outside:
-            return None
-        return self.source.differing(kinds)
+        return kinds is not None and set(kinds.outside) == set(self.source.outside)
 
     def moved(self, value: Any) -> Any:
         """A list by block in the new order."""
@@ -249,6 +251,24 @@ class _Planner:
     def mapped(self, numbers: Sequence[int]) -> list[int]:
         return [block for block, source in enumerate(self.order) if source in numbers]
 
+    def told(self) -> dict[Key, list[int]]:
+        """Lists of block numbers by their names: some are read where no block shows it.
+
+        Qwen2.5-VL's tower asks `fullatt_block_indexes` as it runs; a twin's picture is too small to
+        feel the difference.
+        """
+        if any(isinstance(key[-1], int) for key in self.stack.keys):
+            return {}  # one of several stages: numbers may be those of stages
+        return {
+            (*self.scope, name): list(value)
+            for name, value in value_at(self.values, self.scope).items()
+            if value
+            and _are_block_numbers(value, self.stack.depth)
+            and (*self.scope, name) not in self.lists
+            and _speaks_of_blocks((name,))
+            and not name.startswith("out_")
+        }
+
     def tidied(self, edits: Edits) -> Edits:
         """Thresholds beside a list that says the same, as other programs may read them."""
         hidden = [key for key in self.lists if key in edits and holds(self.given, key)]
@@ -264,34 +284,9 @@ class _Planner:
         more = {key: value for key, value in (found or {}).items() if key not in edits}
         return more if self.judge(self.given, edits | more) == [] else {}
 
-    # building
 
-    def judge(self, base: Mapping[str, Any], edits: Edits) -> list[Mismatch] | None:
-        """The blocks that are not of their source's kind; None where the class refuses."""
-        kinds = self.kinds(base, edits)
-        if kinds is None or len(kinds.blocks) != len(self.order):
-            return None
-        return self.source.mismatches(kinds, self.order)
-
-    def agrees(self, base: Mapping[str, Any], edits: Edits, order: Sequence[int]) -> bool:
-        kinds = self.kinds(base, edits)
-        if kinds is None or len(kinds.blocks) != len(order):
-            return False
-        return not self.source.mismatches(kinds, order)
-
-    def kinds(self, base: Mapping[str, Any], edits: Edits) -> Kinds | None:
-        """The kinds of the blocks with this configuration; None where the class refuses it."""
-        values = copy.deepcopy(dict(base))
-        for key, value in edits.items():
-            set_at(values, key, value)
-        try:
-            with quiet():
-                config = type(self.config).from_dict(values)
-            return read_kinds(meta_model(self.model_class, config), self.stack.name, self.idle)
-        except SurgeryError:
-            return None
-        except Exception:  # what a configuration class raises at values that it refuses
-            return None
+def _speaks_of_blocks(key: Key) -> bool:
+    return re.search(r"layer|block|index|indices|idx", str(key[-1])) is not None
 
 
 def _are_block_numbers(value: Any, depth: int) -> bool:

@@ -39,11 +39,13 @@ class Kinds:
     """Every block's kind, and the shapes of all parameters outside the stack.
 
     numbering: attribute → the number that it has in block 0, for those that count the blocks.
+    shared: lists with an entry a block, which speak of the whole stack and are left out.
     """
 
     blocks: tuple[Kind, ...]
     outside: Mapping[str, tuple[int, ...]]
     numbering: Mapping[str, int]
+    shared: frozenset[str] = frozenset()
 
     def mismatches(self, made: Kinds, order: Sequence[int]) -> list[Mismatch]:
         """Where the blocks of `made` are not of the kinds of these blocks in that order.
@@ -51,7 +53,7 @@ class Kinds:
         What one block holds for all (see `apart`) may stand in another block afterwards.
         """
         found = []
-        apart = self.apart()
+        apart = self.apart() | self.shared | made.shared
         for block, (source, kind) in enumerate(zip(order, made.blocks, strict=True)):
             for what in dict.fromkeys([*self.blocks[source], *kind]):
                 wanted = self.blocks[source].get(what, ABSENT)
@@ -127,7 +129,8 @@ def read_kinds(model: nn.Module, stack: str, idle: Collection[str] = ()) -> Kind
     idle: modules, relative to their block, that do nothing outside training.
     """
     blocks = [dict(_facts(block, idle)) for block in model.get_submodule(stack).children()]
-    for what in _of_the_stack(blocks):
+    shared = frozenset(_of_the_stack(blocks))
+    for what in shared:
         for kind in blocks:
             del kind[what]
     outside = {
@@ -135,7 +138,7 @@ def read_kinds(model: nn.Module, stack: str, idle: Collection[str] = ()) -> Kind
         for name, parameter in model.named_parameters()
         if not name.startswith(f"{stack}.")
     }
-    return Kinds(tuple(blocks), outside, _numbering(blocks))
+    return Kinds(tuple(blocks), outside, _numbering(blocks), shared)
 
 
 def idle_modules(model: nn.Module, run: Callable[[], None], blocks: Sequence[str]) -> set[str]:

@@ -102,6 +102,7 @@ def described(job: Job) -> dict[str, Any]:
         "output": None,
         "target": {
             "form": job.form,
+            "modeling_file": job.form == "graft",
             "architecture": architecture,
             "auto_class": main_auto_class(classes, architecture),
             "auto_classes": list(classes),

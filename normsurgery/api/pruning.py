@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,6 +31,8 @@ from normsurgery.surgery.substitute import substitute_weights
 from normsurgery.verify.losses import Measured, loss_tables, measure, prompts_from, side_by_side
 from normsurgery.verify.reference import chosen_device
 from normsurgery.verify.sources import ModelSource
+
+STATES = "states"  # hidden states that do not fit into memory, in the work directory
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,15 @@ class Pruning:
         """The source model, a block at a time, on the calibration text."""
         return Blockwise(
             self.checkpoint, self.examination, self.stack, self.texts.fitted, device=self.device,
-            directory=self.directory, processes=self.processes,
+            directory=self.work.directory / STATES, processes=self.processes,
         )  # fmt: skip
 
     @cached_property
     def work(self) -> Work:
         """Where passes that were interrupted are found again."""
-        about = {"stack": self.stack.name, "device": str(self.device)}
+        about = {
+            "stack": self.stack.name, "device": str(self.device), "drop": self.request.drop.count,
+        }  # fmt: skip
         mark = fingerprint(self.checkpoint, self.texts.fitted, **about)
         return Work(self.directory, mark, self.processes)
 
@@ -175,7 +180,7 @@ class Pruning:
         for name, rows in self.texts.domains.items():
             engine = Blockwise(
                 self.checkpoint, self.examination, self.stack, rows, device=self.device,
-                order=order, directory=self.directory,
+                order=order, directory=self.directory / STATES,
             )  # fmt: skip
             states = engine.embedded()
             for block in order:
@@ -185,8 +190,9 @@ class Pruning:
 
     def close(self) -> None:
         """All is done: what was kept for an interrupted run is not needed any more."""
-        if "work" in self.__dict__:
-            self.work.finish()
+        self.processes.wait()
+        if self.processes.rank == 0:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def start(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,32 +57,86 @@ class LoadedBlock:
             return self.blockwise.run(self.module, self.index, batch, x)
 
     def taken(
-        self, batch: int, x: Tensor, modules: Sequence[str], *, leave: bool = True
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """What submodules are given in a run, [rows, time, …] each, and the block's output.
+        self, batch: int, x: Tensor, modules: Sequence[str], *, leave: bool = True, calls: str = ""
+    ) -> Taken:
+        """What submodules are given in a run. leave: end it when all have been given their input.
 
-        leave: end the run when the last of them has been given its input (no output then).
+        calls: a submodule whose arguments are kept.
         """
-        found: dict[str, Tensor] = {}
-
-        def note(name: str) -> Any:
-            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-                found[name] = args[0].detach()
-                if leave and len(found) == len(modules):
-                    raise Leave
-
-            return hook
-
-        output = None
+        found = Taken()
         with ExitStack() as hooks:
+            if calls:
+                child = self.module.get_submodule(calls)
+                hook = child.register_forward_pre_hook(_keep_call(found), with_kwargs=True)
+                hooks.callback(hook.remove)
+            wanted = len(modules) if leave else 0
             for name in modules:
-                hook = self.module.get_submodule(name).register_forward_pre_hook(note(name))
+                note = _keep_input(found, name, wanted)
+                hook = self.module.get_submodule(name).register_forward_pre_hook(note)
                 hooks.callback(hook.remove)
             try:
-                output = self.run(batch, x)
+                found.output = self.run(batch, x)
             except Leave:
                 pass
-        return found, output
+        return found
+
+    def again(self, batch: int, x: Tensor, module: str, child: str, call: Any) -> Tensor:
+        """What a submodule is given with other weights, [rows, time, …].
+
+        child: the module that holds all that changed, and call its arguments ("": the whole block
+        runs again).
+        """
+        if not child:
+            return self.taken(batch, x, [module]).inputs[module]
+        found = Taken()
+        hook = self.module.get_submodule(module).register_forward_pre_hook(
+            _keep_input(found, module, 1)
+        )
+        try:
+            with torch.no_grad():
+                self.module.get_submodule(child)(*call[0], **call[1])
+        except Leave:
+            pass
+        finally:
+            hook.remove()
+        return found.inputs[module]
+
+    def common(self, module: str, parameters: Iterable[str]) -> str:
+        """The innermost module that holds a submodule and parameters; "" if only the block does."""
+        paths = [module.split("."), *(name.split(".") for name in parameters)]
+        shared: list[str] = []
+        for pieces in zip(*paths, strict=False):
+            if len(set(pieces)) > 1:
+                break
+            shared.append(pieces[0])
+        return ".".join(shared)
+
+
+@dataclass
+class Taken:
+    """Inputs of submodules in one run, [rows, time, …] each; the block's output if it ended."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    output: Tensor | None = None
+    call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+
+def _keep_call(found: Taken) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.call = args, kwargs
+
+    return hook
+
+
+def _keep_input(found: Taken, name: str, wanted: int) -> Any:
+    """A hook that leaves the run when `wanted` inputs are there (0: never)."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        found.inputs[name] = args[0].detach()
+        if len(found.inputs) == wanted:
+            raise Leave
+
+    return hook
 
 
 class Linear:

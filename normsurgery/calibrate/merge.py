@@ -164,9 +164,7 @@ def _worth(inverse: Tensor, weight: Tensor, where: Tensor) -> Tensor:
     return (held * torch.linalg.solve(blocks, held)).sum((1, 2))
 
 
-def _without(
-    inverse: Tensor, weight: Tensor, gone: Tensor, rest: Tensor
-) -> tuple[Tensor, Tensor]:
+def _without(inverse: Tensor, weight: Tensor, gone: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse and solution of the smaller problem, by a Schur complement."""
     across = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, rest])
     kept = inverse[rest][:, rest] - inverse[rest][:, gone] @ across

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from normsurgery.anatomy.block_writers import BlockWriter
 from normsurgery.calibrate.blocks import Linear, LoadedBlock, why_not_linear, with_ones
-from normsurgery.calibrate.gram import Regression, Solution
+from normsurgery.calibrate.gram import RIDGES, Regression, Solution
 from normsurgery.calibrate.merge import Candidates, taken_over, worth_keeping
 
+COARSE_RIDGES = (1e-3, 1e-1)  # before the units are chosen
 _UNDECIDED_RIDGE = 1e-2  # for the worth of units where no ridge lowered the held-out error
 
 
@@ -58,6 +59,8 @@ class Outcome:
 class BlockFit:
     """One block's refit. batch: number → its streams. reduce: adds up several processes' sums.
 
+    numbers: of the batches of this process that are looked at.
+
     candidates: writer's module → what it may take over from dropped blocks.
     record: a line a step, with relative squared errors of the stream on held-out text.
     """
@@ -66,26 +69,44 @@ class BlockFit:
     writers: Sequence[BlockWriter]
     batch: Callable[[int], Batch]
     reduce: Callable[[Regression], None]
+    numbers: Sequence[int]
     candidates: Mapping[str, Candidates] = field(default_factory=dict)
     record: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self, *, attention: bool, jointly: bool) -> None:
-        """Refit what can be. attention: its writer too. jointly: with the MLP's in view."""
-        usable = [writer for writer in self.writers if not self.skipped(writer)]
-        last = usable[-1] if usable and usable[-1] is self.writers[-1] else None
-        first = usable[0] if attention and usable and usable[0] is not last else None
+    def run_seam(self, *, attention: bool = True) -> None:
+        """Refit both writers in turn. attention: also the first."""
+        first, last = self.usable()
+        if first is None or not attention:
+            if last is not None:
+                self.fit(last, None)
+            return
         state = self.state()
-        alone = self.fit(first, last if jointly else None) if first is not None else None
+        alone = self.fit(first, last)
         if last is None:
             return
         changed = bool(self.block.changed)
         error = self.fit(last, None).error
-        if alone is not None and changed and alone.rest is not None and alone.rest <= error:
+        if changed and alone.rest is not None and alone.rest <= error:
             # the MLP sees another stream now, and makes worse of it than attention made better
             self.restore(state)
-            self.record[-2]["accepted"] = False
             self.record.pop()
+            self.record[-1]["accepted"] = False
             self.fit(last, None)
+
+    def run_healing(self) -> None:
+        """Refit both writers at once: their changes are small, and what the MLP sees changes less."""
+        first, last = self.usable()
+        if first is not None:
+            self.fit(first, last, both=True)
+        elif last is not None:
+            self.fit(last, None)
+
+    def usable(self) -> tuple[BlockWriter | None, BlockWriter | None]:
+        """Attention's writer and the MLP's, where a regression can set them."""
+        usable = [writer for writer in self.writers if not self.skipped(writer)]
+        last = usable[-1] if usable and usable[-1] is self.writers[-1] else None
+        first = usable[0] if usable and usable[0] is not last else None
+        return first, last
 
     def skipped(self, writer: BlockWriter) -> bool:
         """Whether no regression can set this writer; the record says why."""
@@ -106,10 +127,13 @@ class BlockFit:
         for name, value in state[1].items():
             self.block.module.get_parameter(name).data = value
 
-    def fit(self, writer: BlockWriter, companion: BlockWriter | None) -> Outcome:
+    def fit(
+        self, writer: BlockWriter, companion: BlockWriter | None, *, both: bool = False
+    ) -> Outcome:
         """One regression of what is missing after the block; the writer is set if that helps.
 
-        companion: another writer whose input is in the regression, and which stays as it is.
+        companion: another writer whose input is in the regression. It stays as it is, or is set
+        from the same solution if `both`.
         """
         parts, own = self.parts(writer, companion)
         ones = any(one is not None and one.bias is not None for one in (writer, companion))
@@ -118,22 +142,27 @@ class BlockFit:
         present = _matrix(parts, own, ones)
         before = regression.held.error(present)
         candidates = self.candidates.get(writer.module)
-        solution = regression.solve(prior)
+        solution = regression.solve(prior, RIDGES if candidates is None else COARSE_RIDGES)
         kept = None
         if candidates is not None:
             kept, columns = self.chosen(candidates, regression, prior, solution)
             solution = regression.chosen(columns).solve(prior[:, columns])
         accepted = solution.after < before
-        line = {
-            "block": self.block.index, "writer": writer.module, "ridge": solution.ridge,
+        name = f"{writer.module}, {companion.module}" if both and companion else writer.module
+        line: dict[str, Any] = {
+            "block": self.block.index, "writer": name, "ridge": solution.ridge,
             "before": before, "after": solution.after, "accepted": accepted,
         }  # fmt: skip
         if kept is not None and candidates is not None:
             line["taken over"] = int((kept >= candidates.units.count).sum())
         self.record.append(line)
         square = float(regression.held.square)
-        rest = self.error_of_companion(regression, parts, present, companion, ones)
+        rest = None
+        if not both:
+            rest = self.error_of_companion(regression, parts, present, companion, ones)
         if accepted:
+            if both and companion is not None:
+                self.put_companion(companion, parts, solution.weight)
             self.put(writer, companion, solution.weight, kept)
         error = min(before, solution.after) * square
         return Outcome(error, None if rest is None else rest * square)
@@ -161,7 +190,7 @@ class BlockFit:
         outputs = parts[0].weight.shape[0]
         device = self.block.blockwise.device
         regression = Regression.empty(inputs, outputs, device)
-        for number in range(len(self.block.blockwise.batches)):
+        for number in self.numbers:
             given = self.batch(number)
             rows, missing = self.rows(number, given, parts, own)
             regression.add(
@@ -176,20 +205,21 @@ class BlockFit:
     ) -> tuple[Tensor, Tensor]:
         """[n, p] of a batch, and what the stream lacks if the block's own parts are left out."""
         modules = [part.module for part in own]
-        inputs, output = self.block.taken(number, given.x, modules, leave=False)
-        assert output is not None
-        missing = (given.target.to(output.device) - output).flatten(0, 1)
+        lending = [part for part in parts if part.lent is not None]
+        child = self.block.common(lending[0].module, lending[0].lent or {}) if lending else ""
+        taken = self.block.taken(number, given.x, modules, leave=False, calls=child)
+        assert taken.output is not None
+        missing = (given.target.to(taken.output.device) - taken.output).flatten(0, 1)
         columns = []
         for part in parts:
             if part.lent is None:
-                found = inputs[part.module].flatten(0, -2)
+                found = taken.inputs[part.module].flatten(0, -2)
                 missing = missing + found @ part.weight.to(found.dtype).T
                 missing = missing + part.constant.to(found.dtype)
             else:
                 with self.block.lent(part.lent):
-                    taken, _ = self.block.taken(number, given.x, [part.module])
-                found = taken[part.module].flatten(0, -2)
-            columns.append(found)
+                    found = self.block.again(number, given.x, part.module, child, taken.call)
+            columns.append(found.flatten(0, -2))
         return torch.cat(columns, 1), missing
 
     def chosen(
@@ -220,6 +250,17 @@ class BlockFit:
         part = regression.given(present, columns)
         return part.solve(present[:, columns]).after * part.share(regression)
 
+    def put_companion(
+        self, companion: BlockWriter, parts: Sequence[_Part], solved: Tensor
+    ) -> None:
+        """Set the companion from a joint solution; it keeps its bias, the writer takes the rest."""
+        linear = Linear(self.block, companion)
+        start = sum(part.weight.shape[1] for part in parts[:-1])
+        matrix = solved[:, start : start + parts[-1].weight.shape[1]] / companion.factor
+        if companion.bias is not None:
+            matrix = torch.cat([matrix, linear.matrix[:, -1:]], 1)
+        linear.put(matrix)
+
     def put(
         self, writer: BlockWriter, companion: BlockWriter | None, solved: Tensor,
         kept: Tensor | None,
@@ -244,7 +285,9 @@ class BlockFit:
 def _matrix(parts: Sequence[_Part], counted: Sequence[_Part], ones: bool) -> Tensor:
     """[d, p]: the parts' weights side by side, zero where not counted, and their constants."""
     zero = torch.zeros_like
-    columns = [part.weight if any(part is one for one in counted) else zero(part.weight) for part in parts]
+    columns = [
+        part.weight if any(part is one for one in counted) else zero(part.weight) for part in parts
+    ]
     if ones:
         columns.append(torch.stack([part.constant for part in counted]).sum(0)[:, None])
     return torch.cat(columns, 1)

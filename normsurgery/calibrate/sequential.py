@@ -30,6 +30,7 @@ from normsurgery.errors import UsageError
 
 SUBSTITUTES = ("none", "replaceme", "refit", "merge")
 HEALS = ("none", "sequential")
+HALVED = 8  # batches, from which on later blocks look at every second one
 
 Progress = Callable[[int, int], None]
 
@@ -39,6 +40,7 @@ class Plan:
     """What is to be done. order: the kept blocks, ascending.
 
     objective: of replaceme. held: share of the text that decides on ridges and acceptance.
+    losses: whether to walk to the end and measure the loss on that share.
     """
 
     order: tuple[int, ...]
@@ -47,6 +49,7 @@ class Plan:
     objective: str = "squares"
     held: float = 1 / 8
     seed: int = 0
+    losses: bool = False
 
     def cuts(self, depth: int) -> dict[int, tuple[int, ...]]:
         """Seam → the blocks dropped behind it."""
@@ -65,6 +68,7 @@ class Fitted:
     record: a line a step: {"block", "writer", "ridge", "before", "after", "accepted"}, errors
     relative and squared, on held-out text; or {"block", "writer", "skipped": reason}.
     tokens: counted in the fits. regressors: of the largest. notes: what should be said with them.
+    losses: mean cross-entropy of original and result on the held-out text, in nats, if asked for.
     """
 
     weights: dict[str, Tensor]
@@ -72,6 +76,7 @@ class Fitted:
     tokens: int = 0
     regressors: int = 0
     notes: tuple[str, ...] = ()
+    losses: tuple[float, float] | None = None
 
 
 def refit_and_heal(
@@ -116,7 +121,8 @@ class Walk:
         """Walk to the last block that something is fitted in."""
         if self.plan.substitute == self.plan.heal == "none" or not (self.cuts or self.plan.order[0]):
             return Fitted({})
-        last = self.depth if self.plan.heal != "none" else max(self.cuts, default=-1) + 1
+        to_the_end = self.plan.heal != "none" or self.plan.losses
+        last = self.depth if to_the_end else max(self.cuts, default=-1) + 1
         self.teacher = self.blockwise.embedded("teacher")
         if self.plan.order[0]:
             self.student = self.teacher.copy("student")
@@ -128,10 +134,23 @@ class Walk:
             self.pass_block(block)
             if self.progress is not None:
                 self.progress(block + 1, last)
+        losses = self.losses() if self.plan.losses else None
         self.close()
         return Fitted(
-            self.weights, self.record, self.tokens, self.regressors, tuple(self.notes)
+            self.weights, self.record, self.tokens, self.regressors, tuple(self.notes), losses
         )
+
+    def losses(self) -> tuple[float, float]:
+        """Mean cross-entropy of the two streams' held-out tokens."""
+        sums = torch.zeros(3, dtype=torch.float64)
+        for number, rows in enumerate(self.blockwise.batches):
+            chosen = self.held[number][:, 1:][rows.scored[:, 1:]]
+            for place, states in enumerate((self.teacher, self.student or self.teacher)):
+                losses = self.blockwise.batch_losses(number, states[number])
+                sums[place] += losses.double().cpu()[chosen].sum()
+            sums[2] += chosen.sum()
+        teacher, student, count = self.processes.sum(sums).tolist()
+        return teacher / max(count, 1), student / max(count, 1)
 
     def close(self) -> None:
         """Give the buffers back."""
@@ -154,7 +173,7 @@ class Walk:
             if dropped and self.plan.substitute != "none":
                 self.substitute(loaded, dropped)
             elif self.plan.heal != "none":
-                self.fit(loaded, {}, jointly=False)
+                self.heal(loaded)
             path = self.blockwise.stack.blocks[block]
             self.weights |= {f"{path}.{name}": new for name, new in loaded.changed.items()}
             for batch in range(len(self.student)):
@@ -170,13 +189,28 @@ class Walk:
             self.record.append(fit.run(self.plan.objective))
             return
         candidates = self.candidates(block, dropped) if self.plan.substitute == "merge" else {}
-        self.fit(block, candidates, jointly=True)
+        everything = range(len(self.blockwise.batches))
+        self.fit(block, everything, candidates).run_seam()
 
-    def fit(self, block: LoadedBlock, candidates: dict[str, Candidates], *, jointly: bool) -> None:
-        """Refit a block's writers."""
-        fit = BlockFit(block, self.writers[block.index], self.batch, self.reduce, candidates)
-        fit.record = self.record
-        fit.run(attention=True, jointly=jointly)
+    def heal(self, block: LoadedBlock) -> None:
+        """Bring a later block's output closer to the teacher's; half of the text tells how."""
+        count, rank = self.processes.count, self.processes.rank
+        halved = len(self.blockwise.all_batches) >= HALVED
+        numbers = [
+            number
+            for number in range(len(self.blockwise.batches))
+            if not halved or (number * count + rank) % 2 == 0
+        ]
+        self.fit(block, numbers, {}).run_healing()
+
+    def fit(
+        self, block: LoadedBlock, numbers: Sequence[int], candidates: dict[str, Candidates]
+    ) -> BlockFit:
+        """The fit of a block's writers to the teacher's stream after it."""
+        return BlockFit(
+            block, self.writers[block.index], self.batch, self.reduce, numbers, candidates,
+            self.record,
+        )  # fmt: skip
 
     def candidates(self, block: LoadedBlock, dropped: Sequence[int]) -> dict[str, Candidates]:
         """What the seam may take over from the blocks dropped behind it, by writer."""

@@ -84,7 +84,7 @@ class _Probe:
         self.prefix = f"{block.blockwise.stack.blocks[block.index]}."
 
     def inputs(self, writers: Sequence[str]) -> list[Tensor]:
-        found, _ = self.block.taken(0, self.x, writers)
+        found = self.block.taken(0, self.x, writers).inputs
         return [found[writer][:_ROWS] for writer in writers]
 
     def local(self, name: str) -> str:
@@ -92,7 +92,8 @@ class _Probe:
 
     def changes(self, reader: Reader, writer: str, plain: Tensor) -> bool:
         name = self.local(reader.weight)
-        other = self.block.module.get_parameter(name).data * 1.25
+        # rows in other places; another scale would not show where a q/k norm follows
+        other = self.block.module.get_parameter(name).data.roll(1, 1 - reader.in_dim)
         with self.block.lent({name: other}):
             found = self.inputs([writer])[0]
         return not _same(found, plain)
@@ -144,11 +145,19 @@ def _units(
     generator = torch.Generator().manual_seed(0)
     outputs = [_outputs(probe, reader) for reader in readers]
     for units in _proposals(channels, site, readers, outputs):
-        order = torch.randperm(units.count, generator=generator)
+        order = _cycle(units.count, generator)
         found = probe.permuted(units, order, writer)
         if _same(found, plain[..., units.input_channels(order)]):
             return units
     return None
+
+
+def _cycle(count: int, generator: torch.Generator) -> Tensor:
+    """A random permutation that leaves nothing in its place."""
+    ring = torch.randperm(count, generator=generator)
+    order = torch.empty_like(ring)
+    order[ring] = ring.roll(1)
+    return order
 
 
 def _outputs(probe: _Probe, reader: Reader) -> int:
@@ -170,7 +179,7 @@ def _proposals(
 
 
 def _sections(rows: int, channels: int) -> tuple[int, ...]:
-    """A fused reader's rows: gate and up, or q, k and v; k and v have fewer with grouped queries."""
+    """A fused reader's rows: gate and up, or q, k and v (k and v with fewer heads)."""
     if rows % channels == 0:
         return (channels,) * (rows // channels)
     if rows > channels and (rows - channels) % 2 == 0:

@@ -78,11 +78,12 @@ def plan_arrangement(
     """Plan what `sources` asks for.
 
     sources: at least one block of the stack, by number from 0; "zero" adds a block that is the
-    identity, made after the block before it (at the front: after the one that follows).
+    identity, of the kind of the block before it, or where the class has another there, after it.
     Raises UsageError for a number that is not a block's, UnsupportedModelError with the reason
     where the class cannot express the result.
     """
-    order = _order(sources, stack)
+    names = read_block_names(checkpoint, examination, stack)
+    order, config = _first_that_fits(checkpoint, examination, stack, sources)
     silence: list[Silence] = [{} for _ in sources]
     if "zero" in sources:
         writers = block_writers(examination, stack)
@@ -90,8 +91,6 @@ def plan_arrangement(
             silence_of(writers[like]) if source == "zero" else {}
             for source, like in zip(sources, order, strict=True)
         ]
-    names = read_block_names(checkpoint, examination, stack)
-    config = plan_config(examination, checkpoint.config, stack, order)
     return Arrangement(
         examination, stack, tuple(sources), tuple(order), config, tuple(silence), names
     )
@@ -134,7 +133,21 @@ def arrange(source: Checkpoint, arrangement: Arrangement) -> tuple[Checkpoint, R
     return result, replace(receipt, contract=arrangement.contract)
 
 
-def _order(sources: Sequence[Source], stack: Stack) -> list[int]:
+def _first_that_fits(
+    checkpoint: Checkpoint, examination: Examination, stack: Stack, sources: Sequence[Source]
+) -> tuple[list[int], ConfigPlan]:
+    """The block that each is made of, and the configuration that says so."""
+    refusals: list[UnsupportedModelError] = []
+    for order in _orders(sources, stack):
+        try:
+            return order, plan_config(examination, checkpoint.config, stack, order)
+        except UnsupportedModelError as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
+def _orders(sources: Sequence[Source], stack: Stack) -> list[list[int]]:
+    """Zero blocks made after the blocks before them; and after those that follow."""
     wrong = [s for s in sources if s != "zero" and not 0 <= s < stack.depth]
     if wrong:
         raise UsageError(
@@ -145,6 +158,14 @@ def _order(sources: Sequence[Source], stack: Stack) -> list[int]:
     first = next((number for number in numbers if number is not None), None)
     if first is None:
         raise UsageError("no block of the source is kept", f"name some of 0 to {stack.depth - 1}")
+    after = _filled_in(numbers, first)
+    last = next(number for number in reversed(numbers) if number is not None)
+    before = _filled_in(numbers[::-1], last)[::-1]
+    return [after] if after == before else [after, before]
+
+
+def _filled_in(numbers: Sequence[int | None], first: int) -> list[int]:
+    """Each None replaced by the number before it."""
     order: list[int] = []
     for number in numbers:
         order.append(number if number is not None else (order[-1] if order else first))

@@ -26,7 +26,7 @@ LANGUAGE = [
     *["llama", "llama_biased", "qwen2_window", "qwen3", "qwen3_moe", "mixtral", "gpt_oss"],
     *["gemma2", "gemma3", "olmo2", "smollm3", "phi3", "gpt2", "gpt_neo", "gpt_neox", "falcon"],
     *["falcon_parallel", "cohere2", "deepseek_v3", "granite", "opt", "bloom", "vit", "bert"],
-    *["whisper", "t5", "qwen2_vl"],
+    *["whisper", "t5", "qwen2_vl", "lfm2", "dinov2", "llama4"],
 ]
 OTHER = [("whisper", "encoder"), ("t5", "encoder"), ("qwen2_vl", "visual")]
 
@@ -147,6 +147,28 @@ def test_what_config_says_of_single_blocks_moves_along(zoo, tmp_path):
     assert neo["attention_types"] == [[["local", "global", "local"], 1]]
 
 
+def test_lists_that_only_the_forward_reads_move_along(zoo):
+    directory, _ = zoo("qwen2_5_vl")
+    result, _ = planned(directory, [0, 2, 3, 5], "visual").operate(open_checkpoint(directory))
+    assert result.config["vision_config"]["fullatt_block_indexes"] == [1, 3]
+    assert result.config["vision_config"]["depth"] == 4
+    assert result.config["text_config"]["num_hidden_layers"] == 6
+
+
+def test_a_backbones_taps_name_the_same_blocks(zoo, tmp_path):
+    _, config, values = ZOO["dinov2"]
+    directory = tmp_path / "model"
+    taps = {**values, "out_indices": [2, 6], "stage_names": None, "out_features": None}
+    taps = {key: value for key, value in taps.items() if value is not None}
+    build_spec(("Dinov2Backbone", config, taps), directory)
+    arrangement = planned(directory, [0, 1, 4, 5])
+    result, _ = arrangement.operate(open_checkpoint(directory))
+    assert result.config["out_indices"] == [2, 4]
+    assert result.config["out_features"] == ["stage2", "stage4"]
+    with pytest.raises(UnsupportedModelError, match="taken after block 1"):
+        planned(directory, [0, 2, 3])
+
+
 def test_other_keys_keep_their_values_and_order(zoo):
     directory, _ = zoo("llama")
     checkpoint = open_checkpoint(directory)
@@ -178,6 +200,8 @@ def test_a_pattern_that_derives_a_list_gives_way_to_the_list(zoo, tmp_path):
         ("deepseek_v3", [2, 0, 1], r"block 0 would have mlp\.class = DeepseekV3MLP"),
         ("swin", [1, 0, 2, 3], r"block 0 would have shift_size = 0 in place of 2"),
         ("bert", ["zero", *range(6)], "post-LN"),
+        ("esm", [0, 1, 2], r"contact_head\.regression\.weight has a size that follows"),
+        ("qwen3_vl", [0, 1, 2], "the stream is changed between the blocks 0 and 1"),
     ],
 )
 def test_what_a_class_cannot_express_is_refused_with_the_reason(zoo, family, sources, reason):

@@ -135,4 +135,51 @@ ZOO: dict[str, Spec] = {
             "vision_end_token_id": 93,
         },
     ),
+    "qwen2_5_vl": (
+        "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLConfig",
+        {
+            "text_config": {
+                **_GROUPED,
+                "rope_parameters": {
+                    "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1],
+                },
+            },
+            "vision_config": {
+                "depth": DEPTH, "hidden_size": 32, "intermediate_size": 40, "num_heads": 4,
+                "out_hidden_size": 32, "window_size": 56, "fullatt_block_indexes": [2, 5],
+            },
+            "image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92,
+            "vision_end_token_id": 93,
+        },
+    ),
+    "lfm2": (
+        "Lfm2ForCausalLM", "Lfm2Config",
+        {**_TEXT, "num_key_value_heads": 2, "full_attn_idxs": [2, 4]},
+    ),
+    "dinov2": _deeper("dinov2", "num_hidden_layers"),
+    "llama4": (
+        "Llama4ForCausalLM", "Llama4TextConfig",
+        {
+            **_GROUPED, "num_local_experts": 2, "intermediate_size_mlp": 40,
+            "interleave_moe_layer_step": 2, "attention_chunk_size": 8,
+        },
+    ),
+    "esm": _deeper("esm", "num_hidden_layers"),
+    "qwen3_vl": (
+        "Qwen3VLForConditionalGeneration", "Qwen3VLConfig",
+        {
+            "text_config": {
+                **_GROUPED,
+                "rope_parameters": {
+                    "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1],
+                },
+            },
+            "vision_config": {
+                "depth": 4, "hidden_size": 32, "intermediate_size": 40, "num_heads": 4,
+                "out_hidden_size": 32, "deepstack_visual_indexes": [1, 2],
+            },
+            "image_token_id": 90, "video_token_id": 91, "vision_start_token_id": 92,
+            "vision_end_token_id": 93,
+        },
+    ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import normsurgery
 from normsurgery.anatomy.examine import examine
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.errors import UnsupportedModelError
-from normsurgery.train.doors import one_door
+from normsurgery.graft.doors import one_door
 
 
 @pytest.fixture(scope="module")
