@@ -106,7 +106,7 @@ def _stream(
 ) -> Stream:
     """The region's stream; where something reads it raw, from where its mean may be removed on."""
     stream = Reading(trace, region, norms, blocks, nodes).stream()
-    if not stream.why_not:
+    if not stream.why_not or not region.readers:  # no norm to start before
         return stream
     for door, rest in later_starts(trace, region, norms):
         if not _is_residual(rest):
