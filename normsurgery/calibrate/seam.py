@@ -250,9 +250,7 @@ class BlockFit:
         part = regression.given(present, columns)
         return part.solve(present[:, columns]).after * part.share(regression)
 
-    def put_companion(
-        self, companion: BlockWriter, parts: Sequence[_Part], solved: Tensor
-    ) -> None:
+    def put_companion(self, companion: BlockWriter, parts: Sequence[_Part], solved: Tensor) -> None:
         """Set the companion from a joint solution; it keeps its bias, the writer takes the rest."""
         linear = Linear(self.block, companion)
         start = sum(part.weight.shape[1] for part in parts[:-1])

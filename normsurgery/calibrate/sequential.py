@@ -119,7 +119,9 @@ class Walk:
 
     def run(self) -> Fitted:
         """Walk to the last block that something is fitted in."""
-        if self.plan.substitute == self.plan.heal == "none" or not (self.cuts or self.plan.order[0]):
+        if self.plan.substitute == self.plan.heal == "none" or not (
+            self.cuts or self.plan.order[0]
+        ):
             return Fitted({})
         to_the_end = self.plan.heal != "none" or self.plan.losses
         last = self.depth if to_the_end else max(self.cuts, default=-1) + 1
