@@ -53,7 +53,7 @@ def depth_surgeries(examination: Examination, stacks: Sequence[Stack]) -> list[d
     where = _listed([text] if text else [])
     return [
         _row("prune --drop LIST", "lossy", blocked, _listed(free)),
-        _row("prune --drop N", "lossy", measured, f"text tells which blocks of {where}"),
+        _row("prune --drop N", "lossy", measured, f"text tells which of the {where}"),
         _row("prune --heal sequential", "fitted", fitted, where),
         _row("arrange", "lossy", blocked, _listed(free)),
         _row("arrange, only zero blocks added", "exact", no_zero, _listed(addable)),
@@ -105,7 +105,7 @@ def _why_none(stacks: Sequence[Stack]) -> str:
 
 
 def _listed(stacks: Sequence[Stack]) -> str:
-    return ", ".join(f"{stack.name} ({stack.depth})" for stack in stacks)
+    return ", ".join(f"{stack.depth} blocks of {stack.name}" for stack in stacks)
 
 
 def _row(name: str, contract: str, reason: str | None, remark: str) -> dict[str, Any]:
