@@ -12,7 +12,14 @@ from tests.cli.invoke import environment
 
 FUNCTIONS = ["arrange", "convert", "heal", "inspect", "run", "verify"]
 NAMES = [
-    *["CheckpointError", "ConvertResult", "HealResult", "HubError", "InspectResult", "ResourceError"],
+    *[
+        "CheckpointError",
+        "ConvertResult",
+        "HealResult",
+        "HubError",
+        "InspectResult",
+        "ResourceError",
+    ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "VerifyResult", *FUNCTIONS],
 ]

@@ -19,26 +19,20 @@ RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inspect": documents.inspect_document,
     "convert": documents.convert_document,
-<<<<<<< HEAD
     "heal": documents.heal_document,
-=======
     "arrange": documents.arrange_document,
->>>>>>> main
     "verify": documents.verify_document,
     "run": documents.convert_document,
 }
 NEEDED = {
     "inspect": [MODEL],
     "convert": [MODEL, "-o", "out"],
-<<<<<<< HEAD
     "heal": [MODEL, "-o", "out", f"--teacher={MODEL}"],
-=======
-    "arrange": [MODEL, "-o", "out", "--blocks", "0-5"],
->>>>>>> main
+    "arrange": [MODEL, "-o", "out", "--blocks=0-5"],
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
 }
-REQUIRED = {"blocks"}  # options that have no default
+REQUIRED = {"blocks", "teacher"}  # options that have no default
 OPTIONS = [
     ("inspect", "--health", "health", True),
     ("inspect", "--trust-remote-code", "trust_remote_code", True),
@@ -60,7 +54,6 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
-<<<<<<< HEAD
     ("heal", "--train=full", "train", "full"),
     ("heal", "--data=t.jsonl", "data", "t.jsonl"),
     ("heal", "--text-column=body", "text_column", "body"),
@@ -91,7 +84,6 @@ OPTIONS = [
     ("heal", "--dry-run", "dry_run", True),
     ("heal", "--trust-remote-code", "trust_remote_code", True),
     ("heal", "--allow-pickle", "allow_pickle", True),
-=======
     ("arrange", "--stack=encoder", "stack", "encoder"),
     ("arrange", "--dtype=bfloat16", "dtype", "bfloat16"),
     ("arrange", "--device=cuda:1", "device", "cuda:1"),
@@ -105,7 +97,6 @@ OPTIONS = [
     ("arrange", "--data=t.txt", "data", Path("t.txt")),
     ("arrange", "--trust-remote-code", "trust_remote_code", True),
     ("arrange", "--allow-pickle", "allow_pickle", True),
->>>>>>> main
     ("verify", "--data=t.txt", "data", Path("t.txt")),
     ("verify", "--tokens=99", "tokens", 99),
     ("verify", "--max-length=64", "max_length", 64),
@@ -169,7 +160,7 @@ def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
 def test_positional_arguments_arrive_in_order(faked, capsys):
     command, fake = faked
     main([command, *NEEDED[command]])
-    words = tuple(word for word in NEEDED[command] if word not in ("-o", "--blocks", "0-5"))
+    words = tuple(word for word in NEEDED[command] if not word.startswith("-"))
     assert tuple(map(str, fake.calls[0][0])) == words
 
 
