@@ -104,7 +104,8 @@ def prune(
     chosen = choose_stack(read_stacks(examination), stack)
     request = PruneRequest(
         parse_drop(str(drop), chosen.depth), method or _usual(substitute, heal), iterative,
-        explain, substitute, objective, heal, TextRequest(data, text_column, tokens, max_length, other_data, seed),
+        explain, substitute, objective, heal,
+        TextRequest(data, text_column, tokens, max_length, other_data, seed),
     )  # fmt: skip
     pruning = start(
         checkpoint, examination, chosen, request, writing.output, device=device,

@@ -69,8 +69,8 @@ Drop = Annotated[
 ScoreMethod = Annotated[
     MethodName | None,
     typer.Option(
-        help="What chooses the blocks where they are not named: a score, or trial, which fits a few "
-        "cuts on a part of the text. [default: trial where something is fitted, else angular]"
+        help="What chooses the blocks where they are not named: a score, or trial, which fits "
+        "a few cuts on a part of the text. [default: trial where something is fitted, else angular]"
     ),
 ]
 Iterative = Annotated[
