@@ -161,12 +161,11 @@ def _worth(inverse: Tensor, weight: Tensor, where: Tensor) -> Tensor:
     """By how much the squared error rises without each group. where: [number, width]."""
     blocks = inverse[where[:, :, None], where[:, None, :]]
     held = weight[where]
-    return (held * torch.linalg.solve(blocks, held)).sum((1, 2))
+    worth: Tensor = (held * torch.linalg.solve(blocks, held)).sum((1, 2))
+    return worth
 
 
-def _without(
-    inverse: Tensor, weight: Tensor, gone: Tensor, rest: Tensor
-) -> tuple[Tensor, Tensor]:
+def _without(inverse: Tensor, weight: Tensor, gone: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse and solution of the smaller problem, by a Schur complement."""
     across = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, rest])
     kept = inverse[rest][:, rest] - inverse[rest][:, gone] @ across

@@ -30,7 +30,10 @@ class Trial:
 
 
 def proposals(
-    losses: Sequence[float | None], count: int, *, windows: Sequence[tuple[int, ...]] = (),
+    losses: Sequence[float | None],
+    count: int,
+    *,
+    windows: Sequence[tuple[int, ...]] = (),
     most: int = 6,
 ) -> list[tuple[int, ...]]:
     """Cuts worth a trial, at most `most`, the most promising first.
