@@ -31,13 +31,14 @@ def substitute_weights(
     """The checkpoint with new values for some parameters, and the receipt.
 
     weights: parameter in memory → new value, of its shape. parameters: of the receipt.
-    Raises UnsupportedModelError where another parameter shares a tensor with one of them.
+    Raises UnsupportedModelError where another parameter shares a tensor with one of them, or pieces
+    of different sizes do.
     """
     edits: dict[str, LazyTensor] = {}
     for parameter, value in weights.items():
         joint = names.joint(parameter)
         if joint is not None:
-            rows = _rows_of(source, names, weights, joint, parameter)
+            rows = _rows_of(source, names, joint, parameter, value)
             tensor = edits.get(joint, source[joint])
             edits[joint] = tensor.map(partial(_with_rows, start=rows, value=value))
             continue
@@ -70,20 +71,12 @@ def _with_rows(stored: Tensor, *, start: int, value: Tensor) -> Tensor:
     return new
 
 
-def _rows_of(
-    source: Checkpoint, names: NameMap, weights: Mapping[str, Tensor], joint: str, parameter: str
-) -> int:
-    """The first row of a parameter in a tensor that joins several of equal or known size."""
+def _rows_of(source: Checkpoint, names: NameMap, joint: str, parameter: str, value: Tensor) -> int:
+    """The first row of a parameter in a tensor that joins several of the same size."""
     held = names.joins[joint]
-    total = source[joint].shape[0]
-    known = {name: len(weights[name]) for name in held if name in weights}
-    unknown = [name for name in held if name not in known]
-    if unknown:
-        size, odd = divmod(total - sum(known.values()), len(unknown))
-        if odd:
-            raise UnsupportedModelError(
-                f"{parameter} is stored as a piece of {joint}, whose other pieces differ in size",
-                "drop the blocks as they are: --substitute none",
-            )
-        known |= dict.fromkeys(unknown, size)
-    return sum(known[name] for name in held[: held.index(parameter)])
+    if source[joint].shape[0] != len(held) * len(value):
+        raise UnsupportedModelError(
+            f"{parameter} is stored as a piece of {joint}, whose pieces differ in size",
+            "drop the blocks as they are: --substitute none",
+        )
+    return held.index(parameter) * len(value)
