@@ -242,7 +242,7 @@ def _recipe(pruning: Pruning, dtype: str | None) -> dict[str, Any]:
     drop = request.drop
     step = {
         "surgery": "prune",
-        "drop": ",".join(map(str, drop.blocks)) if drop.blocks else str(drop.count),
+        "drop": str(drop),
         "stack": pruning.stack.name,
         **{key: getattr(request, key) for key in _OPTIONS},
         **{key: value for key, value in vars(request.text).items() if key != "seed"},
