@@ -39,7 +39,6 @@ from normsurgery.checkpoint import open_checkpoint
 from normsurgery.surgery.substitute import substitute_weights
 
 TRIAL_SHARE = 4  # the choice looks at one row in so many
-TRIALS = 4
 CONTEXT = 256
 
 
@@ -138,8 +137,11 @@ class Contest:
         """The blocks whose loss is best won back on a sample of the calibration text."""
         single = score_windows(self.sample, 1, ("loss",))
         losses = [window.scores["loss"] for window in single.windows]
-        cuts = proposals(losses, size, windows=runs, most=TRIALS)
-        return tried(self.sample, self.writers, cuts, Plan((0,)))[0].dropped
+        cuts = proposals(losses, size, runs)
+        trials = tried(self.sample, self.writers, cuts, Plan((0,)))
+        for trial in trials:
+            print(f"tried {trial.dropped}: {trial.added_loss:+.4f} nats")
+        return trials[0].dropped
 
     def fit(self, name: str, dropped: tuple[int, ...], options: dict[str, str]) -> Line:
         """One walk, with its cost."""

@@ -1,8 +1,8 @@
 """Least squares from moments: Gram and cross matrices added up batch by batch, and ridge solves.
 
 A regression Y ≈ X Wᵀ needs of its rows only XᵀX, XᵀY and ΣY², so text of any length takes the
-memory of one matrix. Two sets of moments are kept, of the rows that are fitted and of rows held out: the
-error on the held-out rows follows from their moments alone, and chooses the ridge.
+memory of one matrix. Two sets of moments are kept, of the rows that are fitted and of rows that
+are held out: the error on those follows from their moments alone, and chooses the ridge.
 """
 
 from __future__ import annotations
@@ -174,4 +174,5 @@ def cholesky(gram: Tensor, ridge: float) -> Tensor:
             "the statistics of the calibration text are not finite",
             "check the checkpoint: a forward over this text overflows",
         )
-    return factor
+    result: Tensor = factor
+    return result

@@ -69,7 +69,7 @@ def test_cosine_turns_the_stream_towards_the_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gemma2", "olmo2"])
 def test_norm_behind_the_mlp_refuses_replaceme(name: str, tmp_path: Path) -> None:
     model = tiny(name, tmp_path, rows=4)
-    with pytest.raises(UnsupportedModelError, match="a norm .* stands between"):
+    with pytest.raises(UnsupportedModelError, match=r"a norm .* stands between"):
         model.fitted(1, substitute="replaceme", heal="none")
     skipped = model.fitted(1, substitute="refit").record
     assert {line["writer"] for line in skipped} == {"self_attn.o_proj", "mlp.down_proj"}
