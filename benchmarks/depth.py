@@ -36,7 +36,7 @@ from normsurgery.calibrate.scores import score_windows
 from normsurgery.calibrate.sequential import Fitted, Plan, refit_and_heal
 from normsurgery.calibrate.trial import proposals, tried
 from normsurgery.checkpoint import open_checkpoint
-from normsurgery.surgery.substitute import substitute_weights
+from normsurgery.surgery.set_parameters import set_parameters
 
 TRIAL_SHARE = 4  # the choice looks at one row in so many
 CONTEXT = 256
@@ -155,9 +155,10 @@ class Contest:
 
     def loss_of(self, dropped: Sequence[int], weights: dict[str, torch.Tensor]) -> float:
         """Loss on the held-out text of the cut checkpoint with its new weights."""
-        result, _ = substitute_weights(
-            self.checkpoint, self.examination.names, weights, parameters={}
-        )
+        result, _ = set_parameters(
+            self.checkpoint, self.examination.names, weights,
+            surgery="substitute", contract="fitted", parameters={},
+        )  # fmt: skip
         return loss(self.on(self.held, checkpoint=result, order=self.left(dropped)))
 
     def show(

@@ -18,7 +18,6 @@ from normsurgery.surgery.block_lists import Drop
 Method = Literal["angular", "influence", "fit", "loss", "last", "taylor", "trial"]
 # What one pass over the text gives together: shown beside the score that decides.
 _TOGETHER = ("angular", "influence", "fit")
-TRIALS = 4  # cuts that are fitted to see which is best
 
 Try = Callable[[Sequence[tuple[int, ...]]], list[Trial]]
 
@@ -69,9 +68,7 @@ class Chooser:
         )
         runs = [windows.best("angular"), *([windows.best("fit")] if _has_fit(windows) else [])]
         losses = [window.scores["loss"] for window in singles.windows]
-        cuts = self.engine.processes.from_first(
-            proposals(losses, drop.count, windows=runs, most=TRIALS)
-        )
+        cuts = self.engine.processes.from_first(proposals(losses, drop.count, runs))
         trials = fit(cuts)
         best = self.engine.processes.from_first(trials[0].dropped)
         choice = _choice(best, [windows])

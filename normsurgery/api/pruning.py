@@ -30,7 +30,7 @@ from normsurgery.report.progress import Progress
 from normsurgery.surgery.arrange import Arrangement, plan_arrangement
 from normsurgery.surgery.block_lists import Drop
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.surgery.substitute import substitute_weights
+from normsurgery.surgery.set_parameters import set_parameters
 from normsurgery.verify.losses import Measured, loss_tables, measure, prompts_from, side_by_side
 from normsurgery.verify.reference import chosen_device
 from normsurgery.verify.sources import ModelSource
@@ -168,9 +168,10 @@ class Pruning:
         source, notes = one_door(self.checkpoint, self.examination.model_class)
         receipts = []
         if fitted.weights:
-            source, receipt = substitute_weights(
-                source, self.examination.names, fitted.weights,
-                parameters=self._fit_parameters(fitted), notes=fitted.notes,
+            source, receipt = set_parameters(
+                source, self.examination.names, fitted.weights, surgery="substitute",
+                contract="fitted", parameters=self._fit_parameters(fitted), notes=fitted.notes,
+                shared=False,
             )  # fmt: skip
             receipts.append(receipt)
         result, receipt = arrangement.operate(source)

@@ -69,7 +69,7 @@ def test_text_chooses_a_window_and_every_score_is_kept(trained, tmp_path):
     document = normsurgery.prune(trained, out, drop="34%", explain=True, **SHORT).to_dict()
     windows = {tuple(entry["blocks"]): entry["angular"] for entry in document["scores"]}
     assert sorted(windows) == [(n, n + 1) for n in range(5)]
-    assert document["blocks"]["dropped"] == list(min(windows, key=windows.__getitem__))
+    assert document["blocks"]["dropped"] == list(min(windows, key=lambda blocks: windows[blocks]))
     assert {"influence", "fit"} <= set(document["scores"][1])
     papers = json.loads((out / "surgery.json").read_text())
     assert papers["scores"] == document["scores"] and papers["losses"] == document["losses"]
@@ -155,7 +155,12 @@ def test_an_interrupted_measurement_leaves_no_output_and_goes_on(trained, tmp_pa
 
 
 def test_few_tokens_are_warned_of_and_too_few_refused(trained, tmp_path):
-    options: dict[str, Any] = {"drop": "3", "substitute": "refit", "max_length": 128, "verify": False}
+    options: dict[str, Any] = {
+        "drop": "3",
+        "substitute": "refit",
+        "max_length": 128,
+        "verify": False,
+    }
     document = normsurgery.prune(trained, tmp_path / "out", method="last", tokens=1024, **options)
     notes = " ".join(document.to_dict()["receipts"][0]["notes"])
     assert "below 4 it describes its text more" in notes
