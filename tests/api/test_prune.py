@@ -67,7 +67,7 @@ def test_the_plain_drop_and_the_result_are_the_same_where_nothing_is_fitted(trai
 def test_text_chooses_a_window_and_every_score_is_kept(trained, tmp_path):
     out = tmp_path / "out"
     document = normsurgery.prune(trained, out, drop="34%", explain=True, **SHORT).to_dict()
-    windows = {tuple(entry["blocks"]): entry["angular"] for entry in document["scores"]}
+    windows: dict[Any, float] = {tuple(entry["blocks"]): entry["angular"] for entry in document["scores"]}
     assert sorted(windows) == [(n, n + 1) for n in range(5)]
     assert document["blocks"]["dropped"] == list(min(windows, key=lambda blocks: windows[blocks]))
     assert {"influence", "fit"} <= set(document["scores"][1])
