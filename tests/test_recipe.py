@@ -132,7 +132,7 @@ def test_settings_have_the_types_of_the_functions():
 def yaml_types(hint):
     """What YAML may hold where a function takes this."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    found = set()
+    found: set[type] = set()
     for option in options:
         kind = str if get_origin(option) is Literal or option is Path else option
         found |= {int, float} if kind is float else {kind}

@@ -179,7 +179,8 @@ class _Renamer:
             return Part(key) if key in self.state else None
         if self.saved is None:
             self.saved = _saved_form(self.twin)
-        held = _fingerprinted(self.saved[1][name], self.saved[0]) if name in self.saved[1] else None
+        values, written = self.saved
+        held = _fingerprinted(written[name], values, likely=key) if name in written else None
         if held is None:
             raise UnsupportedModelError(
                 f"{name}: transformers computes {key} from it in a way that is not understood",
@@ -216,9 +217,12 @@ def _saved_form(model: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return state, revert_weight_conversion(model, dict(state))
 
 
-def _fingerprinted(value: Tensor, state: Mapping[str, Tensor]) -> Part | tuple[str, ...] | None:
-    for name, parameter in state.items():
-        part = _same(value, name, parameter)
+def _fingerprinted(
+    value: Tensor, state: Mapping[str, Tensor], *, likely: str
+) -> Part | tuple[str, ...] | None:
+    """What `value` holds of the parameters. likely: the one to look at before all others."""
+    for name in ([likely] if likely in state else []) + list(state):
+        part = _same(value, name, state[name])
         if part is not None:
             return part
     return _joined(value, state)
@@ -251,11 +255,16 @@ def _same(value: Tensor, parameter: str, stored: Tensor) -> Part | None:
         if transposed and stored.dim() < 2:
             continue
         stacked = stored.dim() == value.dim() + 1 and (not transposed or value.dim() >= 2)
-        for index in range(stored.shape[0]) if stacked else [None]:
+        for index in _holding(stored, value) if stacked else [None]:
             for piece in _pieces(Part(parameter, index, transposed), stored):
                 if _equal(piece.cut(stored), value):
                     return piece
     return None
+
+
+def _holding(stored: Tensor, value: Tensor) -> list[int]:
+    """The entries of a stack that hold the first number of `value`: no other can equal it."""
+    return (stored == value.flatten()[0]).flatten(1).any(1).nonzero().flatten().tolist()
 
 
 def _pieces(whole: Part, stored: Tensor) -> list[Part]:
