@@ -1,11 +1,13 @@
 """Held-out loss of a cut model healed by training, method by method at equal steps.
 
-MODELS holds llama-12x256 with its .train.txt and .held.txt beside it. Three of its twelve blocks
-are dropped, 5 to 7; each method trains on the same rows for the same number of steps and sees the
-held-out text never. The baseline of arXiv 2411.15558 drops the last three blocks instead and
-trains head, final norm and last three blocks.
+Blocks in the middle are dropped; each method trains on the same rows for the same number of steps
+and never sees the held-out text. The baseline of arXiv 2411.15558 drops the last blocks instead
+and trains head, final norm and last three blocks.
 
-    python benchmarks/heal.py MODELS [--steps 80] [--model llama-12x256]
+    python benchmarks/heal.py [MODEL TRAIN HELD] [--drop N] [--window N] [--steps N]
+
+MODEL is a directory; TRAIN and HELD are what `--data` takes. Without them: the GPT-2 that the
+project ships, on the bundled prose.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import AutoConfig
 
 import normsurgery
 from normsurgery.calibrate.rows import TextRows
@@ -25,50 +29,79 @@ from normsurgery.calibrate.sources import load_rows
 from normsurgery.verify import ModelSource
 from normsurgery.verify.losses import loss_quantiles, measure
 
-WINDOW = 256
-DROPPED = "0-4,8-11"
-LAST_DROPPED = "0-8"
+SHIPPED = Path(__file__).parents[1] / "tests" / "data" / "tiny-gpt2-6x96"
+PROSE = "sample:prose"
+HELD_TOKENS = 50_000  # at most
 METHODS = ("lora", "head+last3", "full")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model and its texts. skip: tokens of the held-out source that may be trained on."""
+
+    model: Path
+    train: str
+    held: str
+    skip: int
+    window: int
+    steps: int
+
+    def held_rows(self) -> TextRows:
+        return load_rows(
+            self.model, data=self.held, tokens=HELD_TOKENS, max_length=self.window,
+            skip_tokens=self.skip,
+        )  # fmt: skip
+
+    @property
+    def tokens(self) -> int:
+        """What is trained on, once; a tenth more is held out by `heal` itself."""
+        return self.steps * 8 * self.window * 10 // 9
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="healing by training, method by method")
-    parser.add_argument("models", type=Path, metavar="MODELS")
-    parser.add_argument("--model", default="llama-12x256")
-    parser.add_argument("--steps", type=int, default=80)
-    arguments = parser.parse_args()
-    model = arguments.models / arguments.model
-    held = arguments.models / f"{arguments.model}.held.txt"
-    rows = load_rows(model, data=str(held), tokens=10**9, max_length=WINDOW)
+    parser.add_argument("model", type=Path, nargs="?", default=SHIPPED)
+    parser.add_argument("train", nargs="?", default=PROSE)
+    parser.add_argument("held", nargs="?", default=PROSE)
+    parser.add_argument("--drop", type=int, help="how many blocks; default: a quarter")
+    parser.add_argument("--window", type=int, default=128, help="tokens a row")
+    parser.add_argument("--steps", type=int, default=20)
+    given = parser.parse_args()
+    train_tokens = given.steps * 8 * given.window * 10 // 9
+    skip = train_tokens if given.held == given.train else 0
+    task = Task(given.model, given.train, given.held, skip, given.window, given.steps)
+    rows = task.held_rows()
     print(f"torch {torch.__version__}, transformers {transformers.__version__}, float32")
-    print(f"{arguments.steps} steps of 8 windows of {WINDOW}; held out: {rows.tokens:,} tokens")
+    print(f"{task.steps} steps of 8 windows of {task.window}; held out: {rows.tokens:,} tokens")
     print(f"{'':34}{'loss':>8}{'perplexity':>12}{'seconds':>9}")
     with tempfile.TemporaryDirectory() as scratch:
-        table(model, rows, arguments.steps, Path(scratch))
+        table(task, rows, given.drop, Path(scratch))
 
 
-def table(model: Path, rows: TextRows, steps: int, scratch: Path) -> None:
+def table(task: Task, rows: TextRows, count: int | None, scratch: Path) -> None:
     """Print the rows: original, cut, each method, and the baseline."""
-    row("original", model, rows, scratch)
+    row("original", task.model, rows, scratch)
+    depth = int(AutoConfig.from_pretrained(task.model).num_hidden_layers)
+    count = count or max(1, depth // 4)
+    first = depth - count - depth // 3
+    dropped = f"{first}-{first + count - 1}"
     cut, last = scratch / "cut", scratch / "last"
-    normsurgery.arrange(str(model), cut, blocks=DROPPED)
-    row("blocks 5-7 dropped", cut, rows, scratch)
+    normsurgery.prune(task.model, cut, drop=dropped, verify=False)
+    row(f"blocks {dropped} dropped", cut, rows, scratch)
     for method in METHODS:
-        healed(f"  healed, {method}", model, cut, method, rows, steps, scratch)
-    normsurgery.arrange(str(model), last, blocks=LAST_DROPPED)
-    row("last three blocks dropped", last, rows, scratch)
-    healed("  healed, head+last3", model, last, "head+last3", rows, steps, scratch)
+        healed(f"  healed, {method}", task, cut, method, rows, scratch)
+    normsurgery.prune(task.model, last, drop=count, method="last", verify=False)
+    row(f"last {count} dropped", last, rows, scratch)
+    healed("  healed, head+last3", task, last, "head+last3", rows, scratch)
 
 
-def healed(
-    title: str, original: Path, cut: Path, method: Any, rows: TextRows, steps: int, scratch: Path
-) -> None:
+def healed(title: str, task: Task, cut: Path, method: Any, rows: TextRows, scratch: Path) -> None:
     """Heal and print."""
     output = scratch / f"{cut.name}-{method}"
     started = time.perf_counter()
     normsurgery.heal(
-        cut, output, teacher=original, train=method, steps=steps, max_length=WINDOW,
-        data=str(original.with_name(f"{original.name}.train.txt")), verify=False,
+        cut, output, teacher=task.model, train=method, steps=task.steps, max_length=task.window,
+        data=task.train, tokens=task.tokens, verify=False,
     )  # fmt: skip
     row(title, output, rows, scratch, seconds=time.perf_counter() - started)
 

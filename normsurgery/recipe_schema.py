@@ -89,7 +89,7 @@ SURGERIES: Mapping[str, Surgery] = {
         },
         needed=("drop",),
         choices={
-            "method": ("angular", "influence", "fit", "loss", "last", "taylor"),
+            "method": ("angular", "influence", "fit", "loss", "last", "taylor", "trial"),
             "substitute": ("none", "replaceme", "refit", "merge"),
             "objective": ("squares", "cosine"),
             "heal": ("none", "sequential"),

@@ -211,8 +211,8 @@ def _with_values(
 ) -> tuple[Checkpoint, Receipt]:
     parameters = {key: value for key, value in training.items() if key != "loss"}
     return set_parameters(
-        job.source, job.student.examination.names, state, changed,
-        surgery="train", contract=CONTRACT, parameters=parameters, notes=tuple(notes),
+        job.source, job.student.examination.names, {name: state[name] for name in changed},
+        surgery="train", contract=CONTRACT, parameters=parameters, notes=notes,
     )  # fmt: skip
 
 

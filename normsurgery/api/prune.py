@@ -52,7 +52,7 @@ def prune(
     *,
     drop: str | int,
     stack: str | None = None,
-    method: Method = "angular",
+    method: Method | None = None,
     iterative: bool = False,
     explain: bool = False,
     substitute: Substitute = "none",
@@ -79,13 +79,15 @@ def prune(
     """Drop blocks of a stack; optionally fit what is left to what went, without gradients.
 
     drop: "3" blocks, "25%" of them, or these: "4,9", "5-7". method, iterative: how the blocks are
-    chosen where they are not named. substitute: what stands in for dropped blocks, fitted in the
-    block before each gap: nothing, ReplaceMe's linear map, its writers refitted, or its heads and
-    neurons exchanged for theirs where that is better. heal: every later block refitted in order.
+    chosen where they are not named; None is "trial" where something is fitted, else "angular".
+    substitute: what stands in for dropped blocks, fitted in the block before each gap: nothing,
+    ReplaceMe's linear map, its writers refitted, or its heads and neurons exchanged for theirs
+    where that is better. heal: every later block refitted in order.
     data, text_column, tokens, max_length: the text that is measured (`calibrate.sources`).
     other_data: another domain that losses are reported on. Contract: fitted, or lossy where
-    nothing is fitted. An interrupted measurement goes on where it was when the same is asked again.
-    In several processes (`accelerate launch`) the text is shared, and the first one writes.
+    nothing is fitted. An interrupted measurement goes on where it was when the same is asked
+    again. In several processes (torchrun, `accelerate launch`) the text is shared, and the first
+    one writes.
     Sources: arXiv 2403.17887, 2403.03853, 2411.15558, 2505.02819.
     Raises UsageError for an impossible request or too little text, UnsupportedModelError where
     the class cannot express the result or the fit; other SurgeryErrors as they say.
@@ -101,8 +103,9 @@ def prune(
     examination = examine(checkpoint, trust_remote_code=trust_remote_code)
     chosen = choose_stack(read_stacks(examination), stack)
     request = PruneRequest(
-        parse_drop(str(drop), chosen.depth), method, iterative, explain, substitute, objective,
-        heal, TextRequest(data, text_column, tokens, max_length, other_data, seed),
+        parse_drop(str(drop), chosen.depth), method or _usual(substitute, heal), iterative,
+        explain, substitute, objective, heal,
+        TextRequest(data, text_column, tokens, max_length, other_data, seed),
     )  # fmt: skip
     pruning = start(
         checkpoint, examination, chosen, request, writing.output, device=device,
@@ -126,7 +129,7 @@ def _pruned(
     result, receipts = stored_as(result, receipts, dtype)
     document = _document(pruning, choice, arrangement, proof, fitted, receipts)
     document["notes"] += notes
-    if pruning.request.explain and choice.scores:
+    if pruning.request.explain and choice.drawn:
         result = result.with_files({HEAT_MAP: _drawn(choice)})
     if dry_run:
         contract = "fitted" if pruning.request.fits else "lossy"
@@ -156,7 +159,7 @@ def _document(
         "blocks": blocks_document(arrangement),
         "method": "named" if request.drop.blocks else request.method,
         "explain": request.explain,
-        "scores": choice.scores,
+        "scores": list(choice.scores),
         "proof": proof.to_dict(),
         "notes": list(choice.notes),
         "verification": unverified(_contract(fitted)),
@@ -173,14 +176,16 @@ def _document(
     return document
 
 
+def _usual(substitute: str, heal: str) -> Method:
+    """What no score tells before the fit, a trial does; where nothing is fitted, angles."""
+    return "angular" if substitute == heal == "none" else "trial"
+
+
 def _drawn(choice: Choice) -> bytes:
-    """The scores (of the last round, where there were several) as a PNG."""
-    last = [
-        entry for entry in choice.scores if entry.get("round") == choice.scores[-1].get("round")
-    ]
+    """The scores of windows as a PNG."""
     with tempfile.TemporaryDirectory(prefix="normsurgery-scores-") as scratch:
         path = Path(scratch, HEAT_MAP)
-        block_scores_png(last, path, dropped=choice.dropped)
+        block_scores_png(choice.drawn, path, dropped=choice.dropped)
         return path.read_bytes()
 
 
@@ -237,7 +242,7 @@ def _recipe(pruning: Pruning, dtype: str | None) -> dict[str, Any]:
     drop = request.drop
     step = {
         "surgery": "prune",
-        "drop": ",".join(map(str, drop.blocks)) if drop.blocks else str(drop.count),
+        "drop": str(drop),
         "stack": pruning.stack.name,
         **{key: getattr(request, key) for key in _OPTIONS},
         **{key: value for key, value in vars(request.text).items() if key != "seed"},

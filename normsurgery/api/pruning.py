@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import Any
 
 import torch
 
-from normsurgery.anatomy.block_writers import block_writers
+from normsurgery.anatomy.block_writers import BlockWriter, block_writers
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.stacks import Stack
-from normsurgery.api.choosing import Choice, Method, choose, needs_text
+from normsurgery.api.choosing import Choice, Chooser, Method, check_choice, needs_text
 from normsurgery.api.texts import TextRequest, Texts, read_texts
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.distributed import Processes
 from normsurgery.calibrate.resume import Work, fingerprint
+from normsurgery.calibrate.rows import TextRows
 from normsurgery.calibrate.sequential import Fitted, Plan, refit_and_heal
+from normsurgery.calibrate.trial import Trial, tried
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.doors import one_door
@@ -27,11 +30,12 @@ from normsurgery.report.progress import Progress
 from normsurgery.surgery.arrange import Arrangement, plan_arrangement
 from normsurgery.surgery.block_lists import Drop
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.surgery.substitute import substitute_weights
+from normsurgery.surgery.set_parameters import set_parameters
 from normsurgery.verify.losses import Measured, loss_tables, measure, prompts_from, side_by_side
 from normsurgery.verify.reference import chosen_device
 from normsurgery.verify.sources import ModelSource
 
+TRIAL_SHARE = 4  # trials look at one row in so many
 STATES = "states"  # hidden states that do not fit into memory, in the work directory
 
 
@@ -84,8 +88,12 @@ class Pruning:
     @cached_property
     def engine(self) -> Blockwise:
         """The source model, a block at a time, on the calibration text."""
+        return self.engine_on(self.texts.fitted)
+
+    def engine_on(self, rows: TextRows) -> Blockwise:
+        """The source model, a block at a time, shared by all processes."""
         return Blockwise(
-            self.checkpoint, self.examination, self.stack, self.texts.fitted, device=self.device,
+            self.checkpoint, self.examination, self.stack, rows, device=self.device,
             directory=self.work.directory / STATES, processes=self.processes,
         )  # fmt: skip
 
@@ -100,13 +108,43 @@ class Pruning:
 
     def choose(self) -> Choice:
         """Which blocks go."""
-        request, text = self.request, self.request.needs_text
-        reads = needs_text(request.drop, request.method, explain=request.explain)
-        return choose(
-            request.drop, self.stack.depth, request.method, self.engine if reads else None,
-            iterative=request.iterative, explain=request.explain,
-            work=self.work if text and reads else None, progress=self.progress,
-        )  # fmt: skip
+        drop, method = self.request.drop, self.request.method
+        if not needs_text(drop, method, explain=self.request.explain):
+            last = tuple(range(self.stack.depth - drop.count, self.stack.depth))
+            return Choice(drop.blocks or last)
+        chooser = Chooser(self.engine, self.work, self.progress)
+        if drop.blocks is None and method == "trial":
+            return chooser.by_trial(drop, self.sample, self.tried)
+        if drop.blocks is None and self.request.iterative:
+            return chooser.one_by_one(drop, method)
+        return chooser.windows(drop, "fit" if method == "trial" else method)
+
+    @cached_property
+    def sample(self) -> Blockwise:
+        """The same on one row in four."""
+        rows = self.texts.fitted
+        chosen = [
+            ids[mask].tolist()
+            for ids, mask in zip(rows.ids[::TRIAL_SHARE], rows.mask[::TRIAL_SHARE], strict=True)
+        ]
+        return self.engine_on(TextRows.of(chosen, source=rows.about.get("source", "")))
+
+    def tried(self, cuts: Sequence[tuple[int, ...]]) -> list[Trial]:
+        """Each cut, fitted on the sample; the best first."""
+        with self.progress.task("trials", None, "steps"):
+            return tried(self.sample, self.writers, cuts, self.plan((0,)))
+
+    @cached_property
+    def writers(self) -> tuple[tuple[BlockWriter, ...], ...]:
+        """What adds to the stream in each block."""
+        return block_writers(self.examination, self.stack)
+
+    def plan(self, order: tuple[int, ...]) -> Plan:
+        """What is to be fitted where these blocks stay."""
+        request = self.request
+        return Plan(
+            order, request.substitute, request.heal, request.objective, seed=request.text.seed
+        )
 
     def arrange(self, choice: Choice) -> Arrangement:
         """The plan for what stays."""
@@ -115,16 +153,13 @@ class Pruning:
 
     def fit(self, arrangement: Arrangement) -> Fitted:
         """New weights for blocks that stay; none where nothing is to be fitted."""
-        request = self.request
-        if not request.fits:
+        if not self.request.fits:
             return Fitted({})
-        plan = Plan(
-            arrangement.order, request.substitute, request.heal, request.objective,
-            seed=request.text.seed,
-        )  # fmt: skip
-        writers = block_writers(self.examination, self.stack)
+        plan = self.plan(arrangement.order)
         with self.progress.task("fit", len(plan.order), "steps") as advance:
-            return refit_and_heal(self.engine, writers, plan, progress=lambda done, of: advance(1))
+            return refit_and_heal(
+                self.engine, self.writers, plan, progress=lambda done, of: advance(1)
+            )
 
     def operate(
         self, arrangement: Arrangement, fitted: Fitted
@@ -133,9 +168,10 @@ class Pruning:
         source, notes = one_door(self.checkpoint, self.examination.model_class)
         receipts = []
         if fitted.weights:
-            source, receipt = substitute_weights(
-                source, self.examination.names, fitted.weights,
-                parameters=self._fit_parameters(fitted), notes=fitted.notes,
+            source, receipt = set_parameters(
+                source, self.examination.names, fitted.weights, surgery="substitute",
+                contract="fitted", parameters=self._fit_parameters(fitted), notes=fitted.notes,
+                shared=False,
             )  # fmt: skip
             receipts.append(receipt)
         result, receipt = arrangement.operate(source)
@@ -216,6 +252,7 @@ def start(
             "blocks matter, nor can weights be fitted to it",
             "name the blocks (--drop 4,5), or take the last ones (--method last)",
         )
+    check_choice(request.drop, request.method, iterative=request.iterative, fits=request.fits)
     processes = Processes.joined(cpu=chosen_device(device).type == "cpu")
     chosen = torch.device(processes.device) if processes.count > 1 else chosen_device(device)
     directory = output.absolute().with_name(f".{output.name}.calibration")

@@ -1,8 +1,8 @@
 """Least squares from moments: Gram and cross matrices added up batch by batch, and ridge solves.
 
-A regression Y ≈ X Wᵀ needs of its rows only XᵀX, XᵀY and ΣY², so text of any length takes the memory
-of one matrix. Two sets of moments are kept, of the rows that are fitted and of rows held out: the
-error on the held-out rows follows from their moments alone, and chooses the ridge.
+A regression Y ≈ X Wᵀ needs of its rows only XᵀX, XᵀY and ΣY², so text of any length takes the
+memory of one matrix. Two sets of moments are kept, of the rows that are fitted and of rows that
+are held out: the error on those follows from their moments alone, and chooses the ridge.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from normsurgery.errors import SurgeryError
 
 RIDGES = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # × the mean of the Gram matrix's diagonal
+NOISE = 1e-9  # of a relative squared error: less is rounding
 _PANEL = 256  # columns of a Gram matrix that are computed at once
 
 
@@ -48,7 +49,7 @@ class Moments:
         self.cross += weighted.T @ y.to(x.dtype)
         self.square += (y.double().square().sum(1) * weight.double()).sum()
         self.weight += weight.double().sum()
-        self.rows += len(x)
+        self.rows += (weight > 0).sum()
 
     def reduce(self, add: Callable[[Tensor], Tensor]) -> None:
         """Complete the sums, once, after the last rows. add: the sum of all processes' tensors."""
@@ -111,9 +112,13 @@ class Regression:
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor, held: Tensor) -> None:
         """Add rows. x: [n, p]; y: [n, o]; weight: [n], 0 leaves a row out; held: [n], bool."""
-        counted = weight > 0
-        for moments, rows in ((self.fitted, counted & ~held), (self.held, counted & held)):
-            moments.add(x[rows], y[rows], weight[rows])
+        if bool(held.all()):
+            self.held.add(x, y, weight)
+            return
+        # rows without weight add nothing: cheaper than a copy of all the others
+        self.fitted.add(x, y, weight * ~held)
+        if bool(held.any()):
+            self.held.add(x[held], y[held], weight[held])
 
     def chosen(self, columns: Tensor) -> Regression:
         """The same rows with some of the regressors only."""
@@ -139,7 +144,7 @@ class Regression:
         for ridge in ridges:
             weight = ridge_weight(self.fitted, present, ridge)
             after = self.held.error(weight)
-            if after < best.after:
+            if after < best.after - NOISE:
                 best = Solution(weight, ridge, before, after)
         return best
 
@@ -147,7 +152,8 @@ class Regression:
 def ridge_weight(moments: Moments, present: Tensor, ridge: float) -> Tensor:
     """W₀ + (XᵀY − XᵀX W₀ᵀ)ᵀ (XᵀX + s I)⁻¹ with s = ridge · mean diag(XᵀX): [o, p], float64."""
     residual = moments.cross - moments.gram @ present.T
-    return present + torch.cholesky_solve(residual, cholesky(moments.gram, ridge)).T
+    change: Tensor = torch.cholesky_solve(residual, cholesky(moments.gram, ridge))
+    return present + change.T
 
 
 def cholesky(gram: Tensor, ridge: float) -> Tensor:
@@ -168,4 +174,5 @@ def cholesky(gram: Tensor, ridge: float) -> Tensor:
             "the statistics of the calibration text are not finite",
             "check the checkpoint: a forward over this text overflows",
         )
-    return factor
+    result: Tensor = factor
+    return result

@@ -161,7 +161,8 @@ def _worth(inverse: Tensor, weight: Tensor, where: Tensor) -> Tensor:
     """By how much the squared error rises without each group. where: [number, width]."""
     blocks = inverse[where[:, :, None], where[:, None, :]]
     held = weight[where]
-    return (held * torch.linalg.solve(blocks, held)).sum((1, 2))
+    worth: Tensor = (held * torch.linalg.solve(blocks, held)).sum((1, 2))
+    return worth
 
 
 def _without(inverse: Tensor, weight: Tensor, gone: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from normsurgery.anatomy.block_writers import BlockWriter
 from normsurgery.calibrate.blocks import Linear, LoadedBlock, why_not_linear, with_ones
-from normsurgery.calibrate.gram import RIDGES, Regression, Solution
+from normsurgery.calibrate.gram import NOISE, RIDGES, Regression, Solution
 from normsurgery.calibrate.merge import Candidates, taken_over, worth_keeping
 
 COARSE_RIDGES = (1e-3, 1e-1)  # before the units are chosen
@@ -59,7 +59,7 @@ class Outcome:
 class BlockFit:
     """One block's refit. batch: number → its streams. reduce: adds up several processes' sums.
 
-    numbers: of the batches of this process that are looked at.
+    numbers: for so many regressors, the batches of this process that are looked at.
 
     candidates: writer's module → what it may take over from dropped blocks.
     record: a line a step, with relative squared errors of the stream on held-out text.
@@ -69,7 +69,7 @@ class BlockFit:
     writers: Sequence[BlockWriter]
     batch: Callable[[int], Batch]
     reduce: Callable[[Regression], None]
-    numbers: Sequence[int]
+    numbers: Callable[[int], Sequence[int]]
     candidates: Mapping[str, Candidates] = field(default_factory=dict)
     record: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ class BlockFit:
             self.fit(last, None)
 
     def run_healing(self) -> None:
-        """Refit both writers at once: their changes are small, and what the MLP sees changes less."""
+        """Refit both writers at once: so small a change hardly moves what the MLP sees."""
         first, last = self.usable()
         if first is not None:
             self.fit(first, last, both=True)
@@ -137,7 +137,8 @@ class BlockFit:
         """
         parts, own = self.parts(writer, companion)
         ones = any(one is not None and one.bias is not None for one in (writer, companion))
-        regression = self.moments(parts, own, ones)
+        final = companion is None and not both
+        regression = self.moments(parts, own, ones, final=final)
         prior = _matrix(parts, parts, ones)
         present = _matrix(parts, own, ones)
         before = regression.held.error(present)
@@ -147,7 +148,7 @@ class BlockFit:
         if candidates is not None:
             kept, columns = self.chosen(candidates, regression, prior, solution)
             solution = regression.chosen(columns).solve(prior[:, columns])
-        accepted = solution.after < before
+        accepted = solution.after < before - NOISE
         name = f"{writer.module}, {companion.module}" if both and companion else writer.module
         line: dict[str, Any] = {
             "block": self.block.index, "writer": name, "ridge": solution.ridge,
@@ -176,7 +177,9 @@ class BlockFit:
         parts = [mine]
         candidates = self.candidates.get(writer.module)
         for donor in candidates.donors if candidates is not None else ():
-            parts.append(_Part(writer.module, *linear.contribution(donor.writer), donor.readers))
+            dtype = self.block.blockwise.dtype
+            lent = {name: value.to(dtype) for name, value in donor.readers.items()}
+            parts.append(_Part(writer.module, *linear.contribution(donor.writer), lent))
         own = [mine]
         if companion is not None:
             other = Linear(self.block, companion)
@@ -184,13 +187,16 @@ class BlockFit:
             own.append(parts[-1])
         return parts, own
 
-    def moments(self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool) -> Regression:
-        """The sums over all batches of all processes."""
+    def moments(
+        self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool, *, final: bool
+    ) -> Regression:
+        """The sums over batches of all processes: of all batches in the last fit of a seam."""
         inputs = sum(part.weight.shape[1] for part in parts) + int(ones)
         outputs = parts[0].weight.shape[0]
         device = self.block.blockwise.device
         regression = Regression.empty(inputs, outputs, device)
-        for number in self.numbers:
+        everything = range(len(self.block.blockwise.batches))
+        for number in everything if final else self.numbers(inputs):
             given = self.batch(number)
             rows, missing = self.rows(number, given, parts, own)
             regression.add(
@@ -248,11 +254,9 @@ class BlockFit:
         width = parts[-1].weight.shape[1]
         columns = torch.arange(stop - width, present.shape[1] if companion.bias else stop)
         part = regression.given(present, columns)
-        return part.solve(present[:, columns]).after * part.share(regression)
+        return part.solve(present[:, columns], COARSE_RIDGES).after * part.share(regression)
 
-    def put_companion(
-        self, companion: BlockWriter, parts: Sequence[_Part], solved: Tensor
-    ) -> None:
+    def put_companion(self, companion: BlockWriter, parts: Sequence[_Part], solved: Tensor) -> None:
         """Set the companion from a joint solution; it keeps its bias, the writer takes the rest."""
         linear = Linear(self.block, companion)
         start = sum(part.weight.shape[1] for part in parts[:-1])

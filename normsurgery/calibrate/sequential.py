@@ -25,12 +25,13 @@ from normsurgery.calibrate.replaceme import OBJECTIVES, ReplaceMe
 from normsurgery.calibrate.seam import Batch, BlockFit
 from normsurgery.calibrate.states import HiddenStates
 from normsurgery.calibrate.tokens import check_tokens
-from normsurgery.calibrate.units import find_units
+from normsurgery.calibrate.units import Units, find_units
 from normsurgery.errors import UsageError
 
 SUBSTITUTES = ("none", "replaceme", "refit", "merge")
 HEALS = ("none", "sequential")
-HALVED = 8  # batches, from which on later blocks look at every second one
+PLENTY = 12  # tokens per regressor, beyond which more hardly change a fit that others follow
+WHOLE_BATCHES = 16  # batches, from which on whole ones are held out instead of rows
 
 Progress = Callable[[int, int], None]
 
@@ -112,6 +113,7 @@ class Walk:
         self.weights: dict[str, Tensor] = {}
         self.record: list[dict[str, Any]] = []
         self.notes: dict[str, None] = {}
+        self.layouts: dict[tuple[int, int], Units] = {}
         self.tokens = self.counted()
         self.regressors = 0
         self.teacher: HiddenStates
@@ -119,7 +121,9 @@ class Walk:
 
     def run(self) -> Fitted:
         """Walk to the last block that something is fitted in."""
-        if self.plan.substitute == self.plan.heal == "none" or not (self.cuts or self.plan.order[0]):
+        if self.plan.substitute == self.plan.heal == "none" or not (
+            self.cuts or self.plan.order[0]
+        ):
             return Fitted({})
         to_the_end = self.plan.heal != "none" or self.plan.losses
         last = self.depth if to_the_end else max(self.cuts, default=-1) + 1
@@ -189,34 +193,36 @@ class Walk:
             self.record.append(fit.run(self.plan.objective))
             return
         candidates = self.candidates(block, dropped) if self.plan.substitute == "merge" else {}
-        everything = range(len(self.blockwise.batches))
-        self.fit(block, everything, candidates).run_seam()
+        self.fit(block, candidates).run_seam()
 
     def heal(self, block: LoadedBlock) -> None:
-        """Bring a later block's output closer to the teacher's; half of the text tells how."""
-        count, rank = self.processes.count, self.processes.rank
-        halved = len(self.blockwise.all_batches) >= HALVED
-        numbers = [
-            number
-            for number in range(len(self.blockwise.batches))
-            if not halved or (number * count + rank) % 2 == 0
-        ]
-        self.fit(block, numbers, {}).run_healing()
+        """Bring a later block's output closer to the teacher's."""
+        self.fit(block, {}).run_healing()
 
-    def fit(
-        self, block: LoadedBlock, numbers: Sequence[int], candidates: dict[str, Candidates]
-    ) -> BlockFit:
+    def fit(self, block: LoadedBlock, candidates: dict[str, Candidates]) -> BlockFit:
         """The fit of a block's writers to the teacher's stream after it."""
         return BlockFit(
-            block, self.writers[block.index], self.batch, self.reduce, numbers, candidates,
+            block, self.writers[block.index], self.batch, self.reduce, self.numbers, candidates,
             self.record,
         )  # fmt: skip
+
+    def numbers(self, regressors: int) -> Sequence[int]:
+        """Batches of this process to look at: every second one where that is text enough."""
+        everything = range(len(self.blockwise.batches))
+        halved = len(self.blockwise.all_batches) >= WHOLE_BATCHES
+        if not halved or self.tokens < 2 * PLENTY * regressors:
+            return everything
+        count, rank = self.processes.count, self.processes.rank
+        return [number for number in everything if (number * count + rank) % 2 == 0]
 
     def candidates(self, block: LoadedBlock, dropped: Sequence[int]) -> dict[str, Candidates]:
         """What the seam may take over from the blocks dropped behind it, by writer."""
         assert self.student is not None
         writers = [writer for writer in self.writers[block.index] if not why_not_linear(writer)]
-        units = find_units(block, [writer.module for writer in writers], self.student[0])
+        units = find_units(
+            block, [writer.module for writer in writers], self.student[0], self.layouts
+        )
+        self.layouts |= {(len(own.readers), own.channels): own for own in units if own is not None}
         found: dict[str, Candidates] = {}
         donors: dict[str, list[Donor]] = {writer.module: [] for writer in writers}
         for other in dropped:
@@ -286,20 +292,37 @@ def _check(plan: Plan, depth: int) -> None:
 def _held_out(blockwise: Blockwise, plan: Plan) -> Iterator[Tensor]:
     """Per batch of this process [rows, time], bool: the tokens that are held out.
 
-    Whole rows at random; where there are too few of them, the end of each.
+    Whole batches at random, or rows where there are few batches, or the end of each where there
+    are few rows.
     """
     total = len(blockwise.rows.ids)
     count = round(plan.held * total)
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(plan.seed))
+    generator = torch.Generator().manual_seed(plan.seed)
     chosen = torch.zeros(total, dtype=torch.bool)
-    chosen[order[:count]] = True
+    chosen[torch.randperm(total, generator=generator)[:count]] = True
+    whole = _whole_batches(len(blockwise.all_batches), plan.held, generator)
     start = 0
     for number, batch in enumerate(blockwise.all_batches):
         rows, time = batch.ids.shape
         held = chosen[start : start + rows, None].expand(rows, time)
-        if count == 0:
+        if whole is not None:
+            held = torch.full((rows, time), number in whole)
+        elif count == 0:
             first = (batch.mask.sum(1, keepdim=True) * (1 - plan.held)).long()
             held = torch.arange(time)[None] >= first
         start += rows
         if number % blockwise.processes.count == blockwise.processes.rank:
             yield held
+
+
+def _whole_batches(batches: int, share: float, generator: torch.Generator) -> set[int] | None:
+    """Batches to be held out, as many even as odd ones (a fit may look at the even ones only)."""
+    if batches < WHOLE_BATCHES:
+        return None
+    pairs = max(1, round(share * batches / 2))
+    found: set[int] = set()
+    for parity in (0, 1):
+        some = torch.arange(parity, batches, 2)
+        order = torch.randperm(len(some), generator=generator)
+        found |= set(some[order[:pairs]].tolist())
+    return found

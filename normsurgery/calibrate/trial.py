@@ -1,4 +1,4 @@
-"""Choosing what to drop by trying it: the walk on a sample of the text, its loss on the held-out part.
+"""Choosing what to drop by trying it: the walk on a sample of the text, and its held-out loss.
 
 No score taken before the fit tells which cut is best after it: blocks that stand apart are replaced
 far better than a run of them, and the block that is missed least may stand where nothing can take
@@ -30,51 +30,41 @@ class Trial:
 
 
 def proposals(
-    losses: Sequence[float | None], count: int, *, windows: Sequence[tuple[int, ...]] = (),
-    most: int = 6,
+    losses: Sequence[float | None], count: int, windows: Sequence[tuple[int, ...]] = ()
 ) -> list[tuple[int, ...]]:
-    """Cuts worth a trial, at most `most`, the most promising first.
+    """Cuts worth a trial, the most promising first: at most count + 1 and the windows.
 
     losses: per block, the loss without it (None: not to be dropped). windows: runs that other
-    scores chose. Blocks that stand apart come first, by the sum of their losses; then the runs.
+    scores chose. First come blocks that stand apart, with the least sum of losses; then, for each
+    of them, the same without it (it may be one whose place nothing can take); then the runs.
+    Raises UsageError where fewer than `count` blocks have a loss. Block 0 has no seam before it.
     """
     known = {block: loss for block, loss in enumerate(losses) if loss is not None and block > 0}
     if len(known) < count:
         raise UsageError(f"{count} blocks cannot be dropped: {len(known)} have a loss to compare")
-    apart = _cheapest(known, count, most)
-    room = max(1, most - len(set(windows)))
-    found = dict.fromkeys([*apart[:room], *(tuple(sorted(window)) for window in windows)])
-    if not found:
-        found = dict.fromkeys([tuple(sorted(sorted(known, key=known.__getitem__)[:count]))])
-    return list(found)[:most]
+    best = _cheapest(known, count)
+    found = [best, *(_cheapest(_less(known, block), count) for block in best or ())]
+    found += [tuple(sorted(window)) for window in windows]
+    cuts = [cut for cut in dict.fromkeys(found) if cut is not None]
+    return cuts or [tuple(sorted(sorted(known, key=known.__getitem__)[:count]))]
 
 
-def _cheapest(known: Mapping[int, float], count: int, most: int) -> list[tuple[int, ...]]:
-    """Sets of blocks no two of which touch, by the sum of their losses: a beam over the depth."""
-    width = 64
-    partial: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    by_size: list[list[tuple[float, tuple[int, ...]]]] = [partial, *([] for _ in range(count))]
+def _less(known: Mapping[int, float], block: int) -> dict[int, float]:
+    return {other: loss for other, loss in known.items() if other != block}
+
+
+def _cheapest(known: Mapping[int, float], count: int) -> tuple[int, ...] | None:
+    """The `count` blocks, no two of which touch, with the least sum; None where there are none."""
+    # by how many are chosen and which is the last: the best sum so far and its blocks
+    best: list[dict[int, tuple[float, tuple[int, ...]]]] = [{} for _ in range(count + 1)]
+    best[0][-2] = (0.0, ())
     for block in sorted(known):
         for size in range(count, 0, -1):
-            grown = [
-                (total + known[block], (*blocks, block))
-                for total, blocks in by_size[size - 1]
-                if not blocks or blocks[-1] < block - 1
-            ]
-            # sets that end in different blocks are kept apart: what fits behind them differs
-            by_size[size] = _best_per_end([*by_size[size], *grown], width)
-    return [blocks for _, blocks in sorted(by_size[count])[:most]]
-
-
-def _best_per_end(
-    sets: Sequence[tuple[float, tuple[int, ...]]], width: int
-) -> list[tuple[float, tuple[int, ...]]]:
-    held: dict[int, list[tuple[float, tuple[int, ...]]]] = {}
-    for entry in sorted(sets):
-        end = held.setdefault(entry[1][-1], [])
-        if len(end) < width:
-            end.append(entry)
-    return [entry for end in held.values() for entry in end]
+            before = [sets for last, sets in best[size - 1].items() if last < block - 1]
+            if before:
+                total, blocks = min(before)
+                best[size][block] = (total + known[block], (*blocks, block))
+    return min(best[count].values())[1] if best[count] else None
 
 
 def tried(

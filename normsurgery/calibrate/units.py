@@ -9,8 +9,9 @@ and heads that their place distinguishes (ALiBi slopes, sinks) are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -48,19 +49,19 @@ class Units:
             starts += size
         return torch.cat(found)
 
-    def total(self, reader: int) -> int:
-        """Rows of a reader's output."""
-        return sum(self.sections[reader])
-
 
 def _expanded(units: Tensor, width: int) -> Tensor:
     return (units[:, None] * width + torch.arange(width)).flatten()
 
 
-def find_units(block: LoadedBlock, writers: Sequence[str], x: Tensor) -> list[Units | None]:
+def find_units(
+    block: LoadedBlock, writers: Sequence[str], x: Tensor,
+    known: Mapping[tuple[int, int], Units] | None = None,
+) -> list[Units | None]:  # fmt: skip
     """The finest interchangeable units of each writer's input; None where there are none.
 
     writers: module paths in the order of addition. x: the stream before the block, of batch 0.
+    known: by (readers, channels), units of another block, whose layout is tried first.
     """
     probe = _Probe(block, x)
     plain = probe.inputs(writers)
@@ -72,7 +73,8 @@ def find_units(block: LoadedBlock, writers: Sequence[str], x: Tensor) -> list[Un
                 owned[place].append((site, reader))
                 break
     return [
-        _units(probe, writer, plain[place], owned[place]) for place, writer in enumerate(writers)
+        _units(probe, writer, plain[place], owned[place], known or {})
+        for place, writer in enumerate(writers)
     ]
 
 
@@ -134,8 +136,9 @@ def _is_matrix(block: LoadedBlock, reader: Reader, prefix: str) -> bool:
 
 
 def _units(
-    probe: _Probe, writer: str, plain: Tensor, owned: Sequence[tuple[NormSite, Reader]]
-) -> Units | None:
+    probe: _Probe, writer: str, plain: Tensor, owned: Sequence[tuple[NormSite, Reader]],
+    known: Mapping[tuple[int, int], Units],
+) -> Units | None:  # fmt: skip
     sites = {site.name: site for site, _ in owned}
     if len(sites) != 1 or float(plain.abs().max()) == 0.0:
         return None
@@ -144,7 +147,11 @@ def _units(
     channels = int(plain.shape[-1])
     generator = torch.Generator().manual_seed(0)
     outputs = [_outputs(probe, reader) for reader in readers]
-    for units in _proposals(channels, site, readers, outputs):
+    proposed = _proposals(channels, site, readers, outputs)
+    like = known.get((len(readers), channels))
+    if like is not None and [sum(rows) for rows in like.sections] == outputs:
+        proposed = chain([replace(like, site=site, readers=readers)], proposed)
+    for units in proposed:
         order = _cycle(units.count, generator)
         found = probe.permuted(units, order, writer)
         if _same(found, plain[..., units.input_channels(order)]):
@@ -169,7 +176,10 @@ def _proposals(
     channels: int, site: NormSite, readers: tuple[Reader, ...], outputs: Sequence[int]
 ) -> Iterator[Units]:
     """Layouts from fine to coarse; at least two units."""
-    layouts = [tuple(_sections(rows, channels) for rows in outputs), tuple((r,) for r in outputs)]
+    layouts = [
+        tuple(way(rows, channels) for rows in outputs)
+        for way in (_equal_sections, _query_key_value, lambda rows, channels: (rows,))
+    ]
     for count in range(channels, 1, -1):
         if channels % count:
             continue
@@ -178,13 +188,15 @@ def _proposals(
                 yield Units(count, channels, site, readers, sections)
 
 
-def _sections(rows: int, channels: int) -> tuple[int, ...]:
-    """A fused reader's rows: gate and up, or q, k and v (k and v with fewer heads)."""
-    if rows % channels == 0:
-        return (channels,) * (rows // channels)
-    if rows > channels and (rows - channels) % 2 == 0:
-        return (channels, (rows - channels) // 2, (rows - channels) // 2)
-    return (rows,)
+def _equal_sections(rows: int, channels: int) -> tuple[int, ...]:
+    """A fused reader's rows: gate and up, or q, k and v with as many heads each."""
+    return (channels,) * (rows // channels) if rows % channels == 0 else (rows,)
+
+
+def _query_key_value(rows: int, channels: int) -> tuple[int, ...]:
+    """A fused reader's rows: q, k and v, of which k and v have fewer heads."""
+    shared, odd = divmod(rows - channels, 2)
+    return (channels, shared, shared) if shared > 0 and not odd else (rows,)
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

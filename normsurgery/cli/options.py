@@ -11,7 +11,7 @@ DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
 TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
 TrainName: TypeAlias = Literal["lora", "head+last3", "full"]
-MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor"]
+MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor", "trial"]
 SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
 ObjectiveName: TypeAlias = Literal["squares", "cosine"]
 HealName: TypeAlias = Literal["none", "sequential"]
@@ -67,7 +67,11 @@ Drop = Annotated[
     ),
 ]
 ScoreMethod = Annotated[
-    MethodName, typer.Option(help="The score that chooses the blocks where they are not named.")
+    MethodName | None,
+    typer.Option(
+        help="What chooses the blocks where they are not named: a score, or trial, which fits "
+        "a few cuts on a part of the text. [default: trial where something is fitted, else angular]"
+    ),
 ]
 Iterative = Annotated[
     bool,

@@ -15,7 +15,7 @@ def prune(
     output: o.Output,
     drop: o.Drop,
     stack: o.Stack = None,
-    method: o.ScoreMethod = "angular",
+    method: o.ScoreMethod = None,
     iterative: o.Iterative = False,
     explain: o.Explain = False,
     substitute: o.Substitute = "none",

@@ -22,6 +22,12 @@ class Drop:
     count: int
     blocks: tuple[int, ...] | None = None
 
+    def __str__(self) -> str:
+        """As `parse_drop` reads it."""
+        if self.blocks is None:
+            return str(self.count)
+        return ",".join(f"{block}-{block}" for block in self.blocks)
+
     def kept(self, depth: int) -> list[Source]:
         """The blocks that stay, in order. Raises UsageError where none are named."""
         if self.blocks is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from normsurgery.errors import (
     VerificationError,
 )
 from tests.conftest import TRAINED
-from tests.train.tools import Interrupted, StopsAt
+from tests.train.tools import InterruptedRunError, StopsAt
 
 KEPT = [0, 1, 2, 5]
-TINY = {"tokens": 6000, "max_length": 64, "batch_size": 4, "device": "cpu"}
+TINY: dict[str, Any] = {"tokens": 6000, "max_length": 64, "batch_size": 4, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +102,15 @@ def test_the_papers_have_the_figures_and_no_path(healed, tmp_path):
 
 
 def test_an_interrupted_heal_goes_on_to_the_same_bytes(cut, tmp_path):
-    asked = {"teacher": TRAINED, "steps": 6, "save_every": 2, "verify": False, **TINY}
+    asked: dict[str, Any] = {
+        "teacher": TRAINED,
+        "steps": 6,
+        "save_every": 2,
+        "verify": False,
+        **TINY,
+    }
     normsurgery.heal(cut, tmp_path / "whole", **asked)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         normsurgery.heal(cut, tmp_path / "out", progress=StopsAt(5), **asked)
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.heal").is_dir()
     with pytest.raises(UsageError, match="an interrupted run waits"):
@@ -183,7 +190,7 @@ def test_streams_are_compared_only_where_the_papers_pair_the_blocks(cut, tmp_pat
     from shutil import copytree, ignore_patterns
 
     bare = copytree(cut, tmp_path / "bare", ignore=ignore_patterns("surgery.json"))
-    with pytest.raises(UsageError, match="no surgery.json"):
+    with pytest.raises(UsageError, match=r"no surgery\.json"):
         normsurgery.heal(bare, tmp_path / "out", teacher=TRAINED, hidden=1.0, **TINY)
 
 

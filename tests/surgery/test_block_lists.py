@@ -81,3 +81,10 @@ def test_what_stays():
     assert Drop(2, (1, 3)).kept(5) == [0, 2, 4]
     with pytest.raises(UsageError):
         Drop(2).kept(5)
+
+
+@given(st.sets(st.integers(0, DEPTH - 1), min_size=1, max_size=DEPTH - 1))
+def test_what_is_to_be_dropped_is_written_as_it_is_read(blocks):
+    drop = Drop(len(blocks), tuple(sorted(blocks)))
+    assert parse_drop(str(drop), DEPTH) == drop
+    assert parse_drop(str(Drop(len(blocks))), DEPTH) == Drop(len(blocks))

@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.runtime import quiet
+from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.checkpoint import LazyTensor, open_checkpoint, write_weights
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.surgery.set_parameters import set_parameters
+from tests.calibrate.language_models import LANGUAGE_MODELS
+from tests.families import build_spec
 
 
 def loaded(directory, dtype=torch.float32):
@@ -19,8 +23,9 @@ def loaded(directory, dtype=torch.float32):
 def put(source, state, changed):
     names = examine(source).names
     return set_parameters(
-        source, names, state, changed, surgery="train", contract="trained", parameters={"steps": 3}
-    )
+        source, names, {name: state[name] for name in changed},
+        surgery="train", contract="trained", parameters={"steps": 3},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "phimoe", "falcon_new"])
@@ -65,6 +70,51 @@ def test_integer_storage_is_refused(tiny):
     names = examine(source).names
     with pytest.raises(UnsupportedModelError, match="stored as I8"):
         set_parameters(
-            quantized, names, loaded(tiny("llama")).state_dict(), [name],
+            quantized, names, {name: torch.ones(100, 48)},
             surgery="train", contract="trained", parameters={},
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("llama", "mlp.down_proj.weight"),
+        ("gpt2", "mlp.c_proj.weight"),  # [in, out]
+        ("mixtral", "mlp.experts.down_proj"),  # one tensor an expert on disk
+        ("phi3", "mlp.gate_up_proj.weight"),
+    ],
+)
+def test_a_block_s_weight_lies_where_the_stock_class_reads_it(name, weight, tmp_path):
+    build_spec(LANGUAGE_MODELS[name], tmp_path / name)
+    checkpoint = open_checkpoint(tmp_path / name)
+    examination = examine(checkpoint)
+    stack = choose_stack(read_stacks(examination))
+    parameter = f"{stack.blocks[1]}.{weight}"
+    model_class = getattr(transformers, checkpoint.config["architectures"][0])
+    shape = model_class.from_pretrained(tmp_path / name).get_parameter(parameter).shape
+    value = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    result, receipt = set_parameters(
+        checkpoint, examination.names, {parameter: value}, surgery="substitute", contract="fitted",
+        parameters={}, shared=False,
+    )  # fmt: skip
+    state = {
+        disk: result[disk].load() for disk, part in examination.names.parts.items()
+        if part.parameter == parameter
+    }  # fmt: skip
+    assert set(receipt.changed) == set(state)
+    assert state
+    for disk, stored in state.items():
+        assert torch.equal(stored, examination.names.parts[disk].cut(value))
+        assert stored.shape == checkpoint[disk].shape
+    untouched = set(checkpoint) - set(state)
+    assert all(torch.equal(result[disk].load(), checkpoint[disk].load()) for disk in untouched)
+
+
+def test_a_shared_tensor_is_refused_where_it_may_not_be(tiny):
+    source = open_checkpoint(tiny("gpt2"))
+    state = loaded(tiny("gpt2")).state_dict()
+    with pytest.raises(UnsupportedModelError, match="shares its tensor"):
+        set_parameters(
+            source, examine(source).names, {"lm_head.weight": state["lm_head.weight"]},
+            surgery="substitute", contract="fitted", parameters={}, shared=False,
         )  # fmt: skip

@@ -41,7 +41,7 @@ LINEARS = {
 
 @pytest.mark.parametrize("family", LINEARS)
 def test_every_linear_of_the_blocks_is_found_and_nothing_else(tiny, family):
-    model, linears, stacked = prepared(tiny(family))
+    _, linears, stacked = prepared(tiny(family))
     first = [name.split(".0.", 1)[1] for name in linears if ".0." in name]
     assert set(first) == LINEARS[family] and len(linears) == 3 * len(first)
     assert bool(stacked) == (family == "phimoe")

@@ -9,7 +9,7 @@ from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.train.options import LossWeights
 from normsurgery.train.run import training_arguments
 from normsurgery.train.work import last_checkpoint
-from tests.train.tools import DIVERGENCE, Interrupted, StopsAt, options, rows, run
+from tests.train.tools import DIVERGENCE, InterruptedRunError, StopsAt, options, rows, run
 
 
 def values(trained):
@@ -50,7 +50,7 @@ def test_a_resumed_run_ends_in_the_bits_of_one_that_was_not_interrupted(
     student, teacher = tiny(family), tiny(family, seed=1)
     chosen = options(method, 7, rate=1e-3, weights=LossWeights(hidden=0.5), gradient_accumulation=2)
     whole = run(student, teacher, tmp_path / "whole", chosen)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run(student, teacher, tmp_path / "cut", chosen, progress=StopsAt(5))
     start = last_checkpoint(tmp_path / "cut")
     assert start is not None and start.name == "checkpoint-4"
@@ -134,7 +134,7 @@ def test_a_loss_that_needs_a_teacher_asks_for_one(tiny, tmp_path):
 
 
 def test_streams_of_two_widths_have_no_error(tiny, tmp_path):
-    with pytest.raises(UsageError, match="no surgery.json"):
+    with pytest.raises(UsageError, match=r"no surgery\.json"):
         run(tiny("gpt_neo"), tiny("gpt2"), tmp_path, options(weights=LossWeights(hidden=1.0)))
 
 

@@ -37,7 +37,7 @@ def test_the_last_whole_checkpoint_counts(waiting, tmp_path):
 
 
 def test_a_run_that_waits_is_not_trodden_on(waiting):
-    with pytest.raises(UsageError, match="an interrupted run waits in .out.heal") as raised:
+    with pytest.raises(UsageError, match=r"an interrupted run waits in \.out\.heal") as raised:
         check_run(waiting, RUN, resume=False, overwrite=False)
     assert "--resume" in raised.value.hint and "--overwrite" in raised.value.hint
     check_run(waiting, RUN, resume=False, overwrite=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from normsurgery.calibrate.rows import TextRows
 from normsurgery.checkpoint import open_checkpoint
-from normsurgery.train.options import LossWeights, TrainOptions
+from normsurgery.report.progress import Advance
+from normsurgery.train.options import LossWeights, Method, TrainOptions
 from normsurgery.train.run import Subject, Trained, train
 
 VOCABULARY = 90
@@ -30,26 +32,32 @@ def subject(directory: Path, *, trust_remote_code: bool = False) -> Subject:
     )
 
 
-def options(method: str = "full", steps: int = 6, **changes: object) -> TrainOptions:
-    values: dict = {"batch_size": 2, "device": "cpu", "save_every": 2, "lora_rank": 4, **changes}
-    return TrainOptions(method=method, steps=steps, **values)  # type: ignore[arg-type]
+def options(method: Method = "full", steps: int = 6, **changes: Any) -> TrainOptions:
+    values: dict[str, Any] = {
+        "batch_size": 2,
+        "device": "cpu",
+        "save_every": 2,
+        "lora_rank": 4,
+        **changes,
+    }
+    return TrainOptions(method=method, steps=steps, **values)
 
 
 def run(
-    student: Path, teacher: Path | None, work: Path, chosen: TrainOptions, **others: object
+    student: Path, teacher: Path | None, work: Path, chosen: TrainOptions, **others: Any
 ) -> Trained:
     """Train a tiny student on random rows."""
     text = others.pop("rows", None) or rows()
     return train(
         subject(student), None if teacher is None else subject(teacher),
-        text, chosen, work, **others,  # type: ignore[arg-type]
+        text, chosen, work, **others,
     )  # fmt: skip
 
 
 DIVERGENCE = LossWeights(ce=0.0, kl=1.0)
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """Stands for whatever stops a run from outside."""
 
 
@@ -60,10 +68,10 @@ class StopsAt:
         self.left = steps
 
     @contextmanager
-    def task(self, description: str, total: int | None, unit: str) -> Iterator:
+    def task(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
         def advance(n: int, note: str = "") -> None:
             self.left -= n
             if description == "train" and self.left <= 0:
-                raise Interrupted
+                raise InterruptedRunError
 
         yield advance
