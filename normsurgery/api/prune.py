@@ -226,8 +226,8 @@ def _write(
             progress=writing.progress, allow_pickle=writing.allow_pickle,
             device=str(pruning.device), seed=writing.seed, dtype=dtype,
         )  # fmt: skip
-        if pruning.stack.language:
-            judged.update(pruning.judge(staged, arrangement))
+        judged.update(pruning.judged(staged, arrangement))
+        judged["notes"] = [*document["notes"], *judged.get("notes", ())]
         return found
 
     papers = {**document, "recipe": _recipe(pruning, dtype)}

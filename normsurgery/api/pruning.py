@@ -24,7 +24,7 @@ from normsurgery.calibrate.rows import TextRows
 from normsurgery.calibrate.sequential import Fitted, Plan, refit_and_heal
 from normsurgery.calibrate.trial import Trial, tried
 from normsurgery.checkpoint import Checkpoint
-from normsurgery.errors import UnsupportedModelError
+from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.doors import one_door
 from normsurgery.report.progress import Progress
 from normsurgery.surgery.arrange import Arrangement, plan_arrangement
@@ -185,6 +185,18 @@ class Pruning:
             "tokens": fitted.tokens, "regressors": fitted.regressors,
         }  # fmt: skip
 
+    def judged(self, staged: Path, arrangement: Arrangement) -> dict[str, Any]:
+        """`losses` and `samples`; a note in their place where the surgery needs no text and the
+        model has no tokenizer or no next-token loss."""
+        if not self.stack.language:
+            return {}
+        try:
+            return self.judge(staged, arrangement)
+        except (UnsupportedModelError, UsageError) as error:
+            if self.request.needs_text:
+                raise
+            return {"notes": [f"no losses are reported: {error.message}"]}
+
     def judge(self, staged: Path, arrangement: Arrangement) -> dict[str, Any]:
         """`losses` and `samples` of original, plain drop and saved result on held-out text."""
         domains, directory = self.texts.domains, self.checkpoint.directory
@@ -199,9 +211,10 @@ class Pruning:
                     prompts=prompts,
                 )  # fmt: skip
 
-            measured = {"original": of(ModelSource(directory, model_class))}
-            measured["drop"] = Measured(self._losses(arrangement.order))
-            measured["result"] = of(ModelSource(staged, model_class))
+            dropped = Measured(self._losses(arrangement.order))  # refuses models without losses
+            original = of(ModelSource(directory, model_class))
+            result = of(ModelSource(staged, model_class))
+            measured = {"original": original, "drop": dropped, "result": result}
         from normsurgery.calibrate.tokenizer import needed_tokenizer
 
         tokenizer = needed_tokenizer(directory, trust_remote_code=self.trust_remote_code)

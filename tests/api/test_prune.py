@@ -67,7 +67,9 @@ def test_the_plain_drop_and_the_result_are_the_same_where_nothing_is_fitted(trai
 def test_text_chooses_a_window_and_every_score_is_kept(trained, tmp_path):
     out = tmp_path / "out"
     document = normsurgery.prune(trained, out, drop="34%", explain=True, **SHORT).to_dict()
-    windows: dict[Any, float] = {tuple(entry["blocks"]): entry["angular"] for entry in document["scores"]}
+    windows: dict[Any, float] = {
+        tuple(entry["blocks"]): entry["angular"] for entry in document["scores"]
+    }
     assert sorted(windows) == [(n, n + 1) for n in range(5)]
     assert document["blocks"]["dropped"] == list(min(windows, key=lambda blocks: windows[blocks]))
     assert {"influence", "fit"} <= set(document["scores"][1])
@@ -197,6 +199,14 @@ def test_a_stack_without_a_language_head_is_cut_by_number_only(tiny, tmp_path):
         normsurgery.prune(model, tmp_path / "out", drop=1)
     document = normsurgery.prune(model, tmp_path / "out", drop=1, method="last").to_dict()
     assert document["verification"]["verdict"] == "pass" and "losses" not in document
+
+
+def test_a_model_without_a_tokenizer_is_cut_and_the_losses_are_missing(tiny, tmp_path):
+    document = normsurgery.prune(tiny("llama"), tmp_path / "out", drop="0-0").to_dict()
+    assert document["verification"]["verdict"] == "pass" and "losses" not in document
+    assert any("no losses are reported" in note for note in document["notes"])
+    with pytest.raises(UsageError, match="tokenizer"):
+        normsurgery.prune(tiny("llama"), tmp_path / "none", drop=1)
 
 
 def test_a_converted_checkpoint_keeps_one_way_in(trained, tmp_path):
