@@ -102,8 +102,8 @@ IMPORTS = "import torch, transformers; transformers.GPT2LMHeadModel"
 def rows() -> list[Row]:
     """The rows of the table; the first is what the others are compared with.
 
-    `19 of 25 blocks` drops blocks and renames the others (no hashes), net of the plan, whose cost does
-    not depend on the size; cp copies all 25. `convert` is the whole command (hashes of source and
+    `19 of 25 blocks` drops blocks and renames the others (no hashes), net of the plan, which does
+    not grow with the size; cp copies all 25. `convert` is the whole command (hashes of source and
     result, proof on the twin, no NaN or Inf), but for the verification, which runs the model; net
     of importing torch and transformers.
     """
