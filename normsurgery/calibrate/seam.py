@@ -137,8 +137,7 @@ class BlockFit:
         """
         parts, own = self.parts(writer, companion)
         ones = any(one is not None and one.bias is not None for one in (writer, companion))
-        final = companion is None and not both
-        regression = self.moments(parts, own, ones, final=final)
+        regression = self.moments(parts, own, ones, whole=not both)
         prior = _matrix(parts, parts, ones)
         present = _matrix(parts, own, ones)
         before = regression.held.error(present)
@@ -188,15 +187,15 @@ class BlockFit:
         return parts, own
 
     def moments(
-        self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool, *, final: bool
+        self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool, *, whole: bool
     ) -> Regression:
-        """The sums over batches of all processes: of all batches in the last fit of a seam."""
+        """The sums over batches of all processes: of all batches if `whole`."""
         inputs = sum(part.weight.shape[1] for part in parts) + int(ones)
         outputs = parts[0].weight.shape[0]
         device = self.block.blockwise.device
         regression = Regression.empty(inputs, outputs, device)
         everything = range(len(self.block.blockwise.batches))
-        for number in everything if final else self.numbers(inputs):
+        for number in everything if whole else self.numbers(inputs):
             given = self.batch(number)
             rows, missing = self.rows(number, given, parts, own)
             regression.add(
