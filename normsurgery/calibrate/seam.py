@@ -49,7 +49,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Held-out squared errors. error: after a step. rest: had only the companion been refitted."""
+    """Mean held-out squared errors: after a step, and had only the companion been refitted."""
 
     error: float
     rest: float | None
@@ -137,7 +137,7 @@ class BlockFit:
         """
         parts, own = self.parts(writer, companion)
         ones = any(one is not None and one.bias is not None for one in (writer, companion))
-        regression = self.moments(parts, own, ones, whole=not both)
+        regression = self.moments(parts, own, ones, whole=companion is None)
         prior = _matrix(parts, parts, ones)
         present = _matrix(parts, own, ones)
         before = regression.held.error(present)
@@ -156,7 +156,8 @@ class BlockFit:
         if kept is not None and candidates is not None:
             line["taken over"] = int((kept >= candidates.units.count).sum())
         self.record.append(line)
-        square = float(regression.held.square)
+        # a mean: the two fits of a seam may look at different parts of the text
+        square = float(regression.held.square / regression.held.weight.clamp_min(1e-300))
         rest = None
         if not both:
             rest = self.error_of_companion(regression, parts, present, companion, ones)
