@@ -15,6 +15,8 @@ peak of the process above what it held before the fit.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import math
 import time
@@ -216,7 +218,9 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def reset_peak() -> int:
-    """Start the measurement of the peak anew; bytes held now. Linux only."""
+    """Start the measurement of the peak anew; bytes held now. Linux with glibc only."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or freed memory would hide what is taken next
     Path("/proc/self/clear_refs").write_text("5")
     return memory("VmRSS")
 

@@ -49,7 +49,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Held-out squared errors. error: after a step. rest: had only the companion been refitted."""
+    """Mean held-out squared errors: after a step, and had only the companion been refitted."""
 
     error: float
     rest: float | None
@@ -137,8 +137,7 @@ class BlockFit:
         """
         parts, own = self.parts(writer, companion)
         ones = any(one is not None and one.bias is not None for one in (writer, companion))
-        final = companion is None and not both
-        regression = self.moments(parts, own, ones, final=final)
+        regression = self.moments(parts, own, ones, whole=companion is None)
         prior = _matrix(parts, parts, ones)
         present = _matrix(parts, own, ones)
         before = regression.held.error(present)
@@ -157,7 +156,8 @@ class BlockFit:
         if kept is not None and candidates is not None:
             line["taken over"] = int((kept >= candidates.units.count).sum())
         self.record.append(line)
-        square = float(regression.held.square)
+        # a mean: the two fits of a seam may look at different parts of the text
+        square = float(regression.held.square / regression.held.weight.clamp_min(1e-300))
         rest = None
         if not both:
             rest = self.error_of_companion(regression, parts, present, companion, ones)
@@ -188,15 +188,15 @@ class BlockFit:
         return parts, own
 
     def moments(
-        self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool, *, final: bool
+        self, parts: Sequence[_Part], own: Sequence[_Part], ones: bool, *, whole: bool
     ) -> Regression:
-        """The sums over batches of all processes: of all batches in the last fit of a seam."""
+        """The sums over batches of all processes: of all batches if `whole`."""
         inputs = sum(part.weight.shape[1] for part in parts) + int(ones)
         outputs = parts[0].weight.shape[0]
         device = self.block.blockwise.device
         regression = Regression.empty(inputs, outputs, device)
         everything = range(len(self.block.blockwise.batches))
-        for number in everything if final else self.numbers(inputs):
+        for number in everything if whole else self.numbers(inputs):
             given = self.batch(number)
             rows, missing = self.rows(number, given, parts, own)
             regression.add(
