@@ -37,14 +37,13 @@ DEPTHS = (
 VOCABULARY, TWIN_VOCABULARY = "vocab_size", 160
 HEAD_DIM, TWIN_HEAD_DIM = "head_dim", 16
 TWIN_POSITIONS, TWIN_FRAMES, TWIN_PROJECTION, TWIN_LATENTS, TWIN_QUERIES = 64, 16, 24, 4, 12
-TWIN_WINDOW = 5  # shorter than the twin's rows, so that a window can be felt
 # Counts and lengths that are capped, each on its own.
 _CAPS = {
     **dict.fromkeys(POSITIONS, TWIN_POSITIONS), "max_source_positions": TWIN_FRAMES,
     "latent_query_num": TWIN_LATENTS, "num_queries": TWIN_QUERIES,
     "two_stage_num_proposals": TWIN_QUERIES, "context_size": TWIN_POSITIONS,
-    "sliding_window": TWIN_WINDOW, "attention_chunk_size": TWIN_WINDOW,
 }  # fmt: skip
+WINDOWS = ("sliding_window", "attention_chunk_size")
 _LABELS = ("id2label", "label2id")
 _TOKEN = ("token_id", "token_index")
 _DEPTH_LISTS = ("out_features", "indices")
@@ -59,16 +58,29 @@ _PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
 
 
-def shrink(config: Mapping[str, Any], *, depth: int | None = None) -> dict[str, Any]:
+def shrink(
+    config: Mapping[str, Any], *, depth: int | None = None, window: int | None = None
+) -> dict[str, Any]:
     """A tiny copy of a configuration dictionary (with defaults filled in); nested ones too.
 
-    depth: blocks to keep of each stack; None keeps all.
+    depth: blocks to keep of each stack; None keeps all. window: what attention windows are capped
+    at; None keeps them.
     """
     tiny = _shrunk(config, depth)
+    if window is not None:
+        _cap_windows(tiny, window)
     agree(config, tiny, HIDDEN)
     if any(key in tiny for key in _PROMPTED):
         divide_pictures(tiny, 4, above=512)
     return tiny
+
+
+def _cap_windows(tiny: dict[str, Any], window: int) -> None:
+    for key, value in tiny.items():
+        if isinstance(value, dict):
+            _cap_windows(value, window)
+        elif key in WINDOWS and isinstance(value, int) and not isinstance(value, bool):
+            tiny[key] = min(value, window)
 
 
 def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from normsurgery.anatomy.shrink import shrink
 from normsurgery.errors import CheckpointError, UnsupportedModelError
 
 TWIN_BATCH, TWIN_LENGTH = 2, 11
+FELT_WINDOW = 5  # shorter than the twin's rows, so that an attention window can be felt
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,20 @@ def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = Fa
     return mapped[0] if isinstance(mapped, tuple) else mapped  # type: ignore[no-any-return]
 
 
-def build_twin(model_class: type, config: Any, *, seed: int = 0, depth: int | None = None) -> Twin:
-    """Build the twin of `config`. depth: blocks to keep of each stack; None keeps all.
+def build_twin(
+    model_class: type,
+    config: Any,
+    *,
+    seed: int = 0,
+    depth: int | None = None,
+    window: int | None = None,
+) -> Twin:
+    """Build the twin of `config`. depth: blocks to keep of each stack; None keeps all. window: what
+    attention windows are capped at (`FELT_WINDOW`); None keeps them.
 
     Raises UnsupportedModelError where the class cannot be built from the shrunken config.
     """
-    tiny = shrink(config.to_dict(), depth=depth)
+    tiny = shrink(config.to_dict(), depth=depth, window=window)
     try:
         with quiet():
             tiny_config = type(config).from_dict(copy.deepcopy(tiny))

@@ -122,6 +122,7 @@ def planned(job: Job) -> dict[str, Any]:
     """What a dry run adds: no weight is read and no text."""
     examination = job.student.examination
     model = meta_model(examination.model_class, examination.config)
+    hollow = dict(model.state_dict())  # before adapters rename what they wrap
     chosen, changed, notes = choose(model, examination, job.options)
     training: dict[str, Any] = {
         "method": job.options.method,
@@ -130,7 +131,7 @@ def planned(job: Job) -> dict[str, Any]:
         "trainable_parameters": trained_count(chosen),
         "loss": [],
     }
-    result, receipt = _with_values(job, {}, changed, training, notes)
+    result, receipt = _with_values(job, hollow, changed, training, notes)
     receipts = [*job.receipts, receipt]
     return {
         "training": training,

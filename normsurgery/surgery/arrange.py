@@ -19,6 +19,7 @@ from normsurgery.anatomy.config_places import edited
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.proof import Proof
 from normsurgery.anatomy.stacks import Stack
+from normsurgery.anatomy.twin import FELT_WINDOW, build_twin
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.surgery.arrange_proof import prove_arrangement
@@ -62,10 +63,12 @@ class Arrangement:
         return arrange(source, self)
 
     def prove(self) -> Proof:
-        """Prove it on the twin (see `arrange_proof`)."""
+        """Prove it on a twin whose attention windows can be felt (see `arrange_proof`)."""
+        known = self.examination
+        twin = build_twin(known.model_class, known.config, window=FELT_WINDOW)
         order = [source for source in self.sources if source != "zero"]
         return prove_arrangement(
-            self.examination, self.stack, order, lambda twin: self.operate(twin)[0]
+            replace(known, twin=twin), self.stack, order, lambda source: self.operate(source)[0]
         )
 
 
