@@ -33,10 +33,10 @@ from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.calibrate.blockwise import Blockwise
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.scores import score_windows
-from normsurgery.calibrate.sequential import Fitted, Plan, refit_and_heal
-from normsurgery.calibrate.trial import proposals, tried
+from normsurgery.calibrate.fit.sequential import Fitted, Plan, refit_and_heal
+from normsurgery.calibrate.fit.trial import proposals, tried
+from normsurgery.calibrate.scoring.scores import score_windows
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.surgery.set_parameters import set_parameters
 

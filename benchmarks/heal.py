@@ -24,8 +24,8 @@ import transformers
 from transformers import AutoConfig
 
 import normsurgery
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.sources import load_rows
+from normsurgery.calibrate.text.rows import TextRows
+from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.verify import ModelSource
 from normsurgery.verify.losses import loss_quantiles, measure
 

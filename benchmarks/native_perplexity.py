@@ -25,7 +25,7 @@ import transformers
 from torch.nn.functional import cross_entropy
 
 import normsurgery
-from normsurgery.calibrate.tokenizer import load_tokenizer
+from normsurgery.calibrate.text.tokenizer import load_tokenizer
 from normsurgery.verify import ModelSource
 from normsurgery.verify.load import load_model
 from normsurgery.verify.text import read_text, tokenize

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from normsurgery.calibrate.blockwise import Blockwise
+from normsurgery.calibrate.fit.trial import Trial, proposals
 from normsurgery.calibrate.resume import Work
-from normsurgery.calibrate.scores import iterative_choice, score_windows
-from normsurgery.calibrate.trial import Trial, proposals
-from normsurgery.calibrate.windows import Scores
+from normsurgery.calibrate.scoring.scores import iterative_choice, score_windows
+from normsurgery.calibrate.scoring.windows import Scores
 from normsurgery.errors import UsageError
 from normsurgery.report.progress import Progress
 from normsurgery.surgery.block_lists import Drop

@@ -14,7 +14,7 @@ from torch import Tensor
 from normsurgery.anatomy.twin import meta_model
 from normsurgery.api.document import source_document
 from normsurgery.api.writing import Writing
-from normsurgery.calibrate.tokenizer import needed_tokenizer
+from normsurgery.calibrate.text.tokenizer import needed_tokenizer
 from normsurgery.checkpoint import Checkpoint, hash_files
 from normsurgery.graft.attach import main_auto_class
 from normsurgery.graft.classes import auto_classes

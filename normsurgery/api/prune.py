@@ -18,7 +18,7 @@ from normsurgery.api.pruning import PruneRequest, Pruning, start
 from normsurgery.api.same_class import stored_as, target_document, unverified, verify_same_class
 from normsurgery.api.texts import TextRequest
 from normsurgery.api.writing import Writing
-from normsurgery.calibrate.sequential import Fitted
+from normsurgery.calibrate.fit.sequential import Fitted
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.report.heatmap import block_scores_png
 from normsurgery.report.progress import Progress, Silent
@@ -83,7 +83,7 @@ def prune(
     substitute: what stands in for dropped blocks, fitted in the block before each gap: nothing,
     ReplaceMe's linear map, its writers refitted, or its heads and neurons exchanged for theirs
     where that is better. heal: every later block refitted in order.
-    data, text_column, tokens, max_length: the text that is measured (`calibrate.sources`).
+    data, text_column, tokens, max_length: the text that is measured (`calibrate.text.sources`).
     other_data: another domain that losses are reported on. Contract: fitted, or lossy where
     nothing is fitted. An interrupted measurement goes on where it was when the same is asked
     again. In several processes (torchrun, `accelerate launch`) the text is shared, and the first

@@ -19,10 +19,10 @@ from normsurgery.api.choosing import Choice, Chooser, Method, check_choice, need
 from normsurgery.api.texts import TextRequest, Texts, read_texts
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.distributed import Processes
+from normsurgery.calibrate.fit.sequential import Fitted, Plan, refit_and_heal
+from normsurgery.calibrate.fit.trial import Trial, tried
 from normsurgery.calibrate.resume import Work, fingerprint
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.sequential import Fitted, Plan, refit_and_heal
-from normsurgery.calibrate.trial import Trial, tried
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.doors import one_door
@@ -41,7 +41,7 @@ STATES = "states"  # hidden states that do not fit into memory, in the work dire
 
 @dataclass(frozen=True)
 class PruneRequest:
-    """What was asked for. substitute, heal, objective: as `calibrate.sequential.Plan` has them."""
+    """What was asked for. substitute, heal, objective: as `calibrate.fit.sequential.Plan`."""
 
     drop: Drop
     method: Method = "angular"
@@ -215,7 +215,7 @@ class Pruning:
             original = of(ModelSource(directory, model_class))
             result = of(ModelSource(staged, model_class))
             measured = {"original": original, "drop": dropped, "result": result}
-        from normsurgery.calibrate.tokenizer import needed_tokenizer
+        from normsurgery.calibrate.text.tokenizer import needed_tokenizer
 
         tokenizer = needed_tokenizer(directory, trust_remote_code=self.trust_remote_code)
         return {

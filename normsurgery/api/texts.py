@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.sources import load_rows
+from normsurgery.calibrate.text.rows import TextRows
+from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.errors import UsageError
 
 OTHER = "sample:drama"  # another domain than the bundled prose

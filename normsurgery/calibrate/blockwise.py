@@ -18,8 +18,8 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.stacks import Stack
 from normsurgery.calibrate.distributed import Processes
 from normsurgery.calibrate.passing import Call, Pool, note_calls, tail_logits
-from normsurgery.calibrate.rows import TextRows
 from normsurgery.calibrate.states import HiddenStates
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.calibrate.weights import Loader, hollow_model
 from normsurgery.calibrate.witness import forms_on_twin
 from normsurgery.checkpoint import Checkpoint

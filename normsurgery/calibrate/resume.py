@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from normsurgery.calibrate.distributed import Processes
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UsageError
 

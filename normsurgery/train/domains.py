@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.train.options import HELD_OUT_SHARE
 
 OTHER_TOKENS = 8192
@@ -35,7 +35,7 @@ def load_domains(
     A tenth of the rows is held out. The other domain is the bundled prose, or where that trains,
     the bundled drama. Raises what `load_rows` raises, and UsageError for fewer than two rows.
     """
-    from normsurgery.calibrate.sources import load_rows
+    from normsurgery.calibrate.text.sources import load_rows
 
     given = PROSE if data is None else data
     rows = load_rows(

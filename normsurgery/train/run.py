@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.runtime import quiet
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.report.progress import Progress, Silent

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.inputs import example_inputs, working_candidate
-from normsurgery.calibrate.tokenizer import LOADING_ERRORS, load_tokenizer
+from normsurgery.calibrate.text.tokenizer import LOADING_ERRORS, load_tokenizer
 from normsurgery.verify.sources import tasks_of
 from normsurgery.verify.text import TokenStream, read_text, tokenize
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.tokenizer import needed_tokenizer
+from normsurgery.calibrate.text.rows import TextRows
+from normsurgery.calibrate.text.tokenizer import needed_tokenizer
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.verify.figures import Spread, chunks
 from normsurgery.verify.inputs import Batch

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from normsurgery.calibrate.documents import file_documents
-from normsurgery.calibrate.tokenizer import encode, specials_of
+from normsurgery.calibrate.text.documents import file_documents
+from normsurgery.calibrate.text.tokenizer import encode, specials_of
 from normsurgery.errors import UsageError
 
 # Above this share of unknown tokens the text is not of the model's kind (a protein model, say).

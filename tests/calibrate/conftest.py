@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from normsurgery.calibrate.sources import load_rows
+from normsurgery.calibrate.text.sources import load_rows
 
 LINES = [
     "The quick brown fox jumps over the lazy dog.",

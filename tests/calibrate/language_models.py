@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 from tests.families import FAMILIES
 
 _TEXT: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from normsurgery.calibrate.distributed import Processes
-from normsurgery.calibrate.scores import ScoreOptions, iterative_choice, score_windows
+from normsurgery.calibrate.scoring.scores import ScoreOptions, iterative_choice, score_windows
 from normsurgery.errors import UsageError
 from tests.calibrate.language_models import LANGUAGE_MODELS
 from tests.calibrate.test_blockwise import opened

@@ -14,7 +14,7 @@ from torch import nn
 
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.resume import Work, fingerprint
-from normsurgery.calibrate.scores import score_windows
+from normsurgery.calibrate.scoring.scores import score_windows
 from normsurgery.errors import UsageError
 from tests.calibrate.language_models import LANGUAGE_MODELS, text_rows
 from tests.calibrate.test_blockwise import opened

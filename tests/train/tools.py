@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.report.progress import Advance
 from normsurgery.train.options import LossWeights, Method, TrainOptions

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.sources import load_rows
+from normsurgery.calibrate.text.rows import TextRows
+from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.verify.losses import (
     Measured,

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from normsurgery.calibrate.chat import Messages, are_messages
+from normsurgery.calibrate.text.chat import Messages, are_messages
 from normsurgery.errors import UsageError
 
 SAMPLES = ("prose", "drama")
@@ -46,7 +46,7 @@ def sample(name: str) -> Documents:
     """A bundled text by its name in SAMPLES; UsageError where there is none."""
     if name not in SAMPLES:
         raise UsageError(f"there is no bundled sample {name!r}", f"one of: {', '.join(SAMPLES)}")
-    file = resources.files("normsurgery.calibrate") / "texts" / f"{name}.txt.xz"
+    file = resources.files("normsurgery.calibrate.text") / "samples" / f"{name}.txt.xz"
     text = lzma.decompress(file.read_bytes()).decode("utf-8")
     return Documents(_pieces([text], SAMPLE + name), {"source": SAMPLE + name})
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from normsurgery.anatomy.block_writers import BlockWriter
 from normsurgery.calibrate.blockwise import Blockwise
-from normsurgery.calibrate.sequential import Plan, refit_and_heal
+from normsurgery.calibrate.fit.sequential import Plan, refit_and_heal
 from normsurgery.errors import UsageError
 
 

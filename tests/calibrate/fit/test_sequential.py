@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from normsurgery.calibrate.gram import Moments
+from normsurgery.calibrate.fit.gram import Moments
 from normsurgery.errors import UnsupportedModelError, UsageError
-from tests.calibrate.walking import Tiny, tiny
+from tests.calibrate.fit.walking import Tiny, tiny
 
 
 def counted(model: Tiny, x: torch.Tensor) -> torch.Tensor:

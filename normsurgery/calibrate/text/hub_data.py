@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normsurgery.calibrate.documents import FORMATS, Documents, chosen
+from normsurgery.calibrate.text.documents import FORMATS, Documents, chosen
 from normsurgery.errors import HubError, SurgeryError, UsageError
 
 _NAME = re.compile(r"(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>[^:@\s]+))?")

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 
 from normsurgery.anatomy.block_writers import block_writers
 from normsurgery.calibrate.blockwise import Blockwise
-from normsurgery.calibrate.leave_out import leave_out_losses
 from normsurgery.calibrate.resume import Work, WorkPart
-from normsurgery.calibrate.sample import Sample, last_tokens, scored_sample
-from normsurgery.calibrate.seams import Seam, read_seams
-from normsurgery.calibrate.similarity import Similarity
-from normsurgery.calibrate.taylor import taylor_scores, window_sums
+from normsurgery.calibrate.scoring.leave_out import leave_out_losses
+from normsurgery.calibrate.scoring.sample import Sample, last_tokens, scored_sample
+from normsurgery.calibrate.scoring.seams import Seam, read_seams
+from normsurgery.calibrate.scoring.similarity import Similarity
+from normsurgery.calibrate.scoring.taylor import taylor_scores, window_sums
+from normsurgery.calibrate.scoring.windows import METHODS, Scores, table
 from normsurgery.calibrate.tokens import check_tokens
-from normsurgery.calibrate.windows import METHODS, Scores, table
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.report.progress import Progress
 

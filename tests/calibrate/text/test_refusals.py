@@ -149,7 +149,7 @@ def test_a_library_that_is_not_installed(build, tmp_path, monkeypatch, data, mod
 CHILD = """
 import json, sys
 from pathlib import Path
-from normsurgery.calibrate.sources import load_rows
+from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.errors import SurgeryError
 try:
     load_rows(Path(sys.argv[1]), data=sys.argv[2], tokens=100, max_length=16)

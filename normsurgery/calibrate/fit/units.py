@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.model import NormSite, Reader
-from normsurgery.calibrate.blocks import LoadedBlock
+from normsurgery.calibrate.fit.blocks import LoadedBlock
 
 _AGREEMENT = 1e-4  # × the largest entry, in float32; other layouts are wrong by order one
 _ROWS = 2  # of text, for a witness

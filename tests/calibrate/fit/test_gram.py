@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normsurgery.calibrate.gram import Moments, Regression, ridge_weight
+from normsurgery.calibrate.fit.gram import Moments, Regression, ridge_weight
 from normsurgery.errors import SurgeryError
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.resume import WorkPart
-from normsurgery.calibrate.sample import Sample
-from normsurgery.calibrate.seams import Seam
+from normsurgery.calibrate.scoring.sample import Sample
+from normsurgery.calibrate.scoring.seams import Seam
 from normsurgery.calibrate.states import HiddenStates
 from normsurgery.report.progress import Progress, Silent
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from normsurgery.calibrate import documents
+from normsurgery.calibrate.text import documents
 from normsurgery.errors import UsageError
 from tests.calibrate.conftest import BOS, EOS, LINES, PAD, TALK, TEMPLATE, load, save
 

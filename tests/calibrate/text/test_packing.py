@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normsurgery.calibrate.packing import packed, shuffled, window
-from normsurgery.calibrate.tokenizer import Specials
+from normsurgery.calibrate.text.packing import packed, shuffled, window
+from normsurgery.calibrate.text.tokenizer import Specials
 
 PREFIX, SUFFIX, END = 100, 101, 102
 ids = st.integers(0, 99)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normsurgery.calibrate.distributed import Processes
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 
 
 @dataclass(frozen=True)

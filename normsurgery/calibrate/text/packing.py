@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 
-from normsurgery.calibrate.tokenizer import Specials
+from normsurgery.calibrate.text.tokenizer import Specials
 
 _BUFFER = 1024  # rows that a shuffle draws from
 

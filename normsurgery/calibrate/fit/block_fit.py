@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.block_writers import BlockWriter
-from normsurgery.calibrate.blocks import Linear, LoadedBlock, why_not_linear, with_ones
-from normsurgery.calibrate.gram import NOISE, RIDGES, Regression, Solution
-from normsurgery.calibrate.merge import Candidates, taken_over, worth_keeping
+from normsurgery.calibrate.fit.blocks import Linear, LoadedBlock, why_not_linear, with_ones
+from normsurgery.calibrate.fit.gram import NOISE, RIDGES, Regression, Solution
+from normsurgery.calibrate.fit.merge import Candidates, taken_over, worth_keeping
 
 COARSE_RIDGES = (1e-3, 1e-1)  # before the units are chosen
 _UNDECIDED_RIDGE = 1e-2  # for the worth of units where no ridge lowered the held-out error

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from normsurgery.calibrate.chat import chat_ids
-from normsurgery.calibrate.documents import (
+from normsurgery.calibrate.text.chat import chat_ids
+from normsurgery.calibrate.text.documents import (
     FORMATS,
     SAMPLE,
     Document,
@@ -17,10 +17,10 @@ from normsurgery.calibrate.documents import (
     file_documents,
     sample,
 )
-from normsurgery.calibrate.hub_data import dataset_documents, parse
-from normsurgery.calibrate.packing import packed, shuffled, window
-from normsurgery.calibrate.rows import TextRows
-from normsurgery.calibrate.tokenizer import (
+from normsurgery.calibrate.text.hub_data import dataset_documents, parse
+from normsurgery.calibrate.text.packing import packed, shuffled, window
+from normsurgery.calibrate.text.rows import TextRows
+from normsurgery.calibrate.text.tokenizer import (
     Specials,
     check_ids,
     encode,

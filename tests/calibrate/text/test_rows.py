@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normsurgery.calibrate.rows import TextRows
+from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.errors import UsageError
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.model import NormSite
-from normsurgery.calibrate.blocks import LoadedBlock
-from normsurgery.calibrate.gram import Moments, cholesky
-from normsurgery.calibrate.units import Units
+from normsurgery.calibrate.fit.blocks import LoadedBlock
+from normsurgery.calibrate.fit.gram import Moments, cholesky
+from normsurgery.calibrate.fit.units import Units
 
 _ROUNDS = 16  # in which surplus units are left out
 _SMALLEST_GAIN = 1e-2  # × the mean |γ|: what a folded reader is divided by at most

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from normsurgery.calibrate.blocks import LoadedBlock
-from normsurgery.calibrate.gram import Moments
-from normsurgery.calibrate.merge import Candidates, Donor, folded_readers, taken_over, worth_keeping
-from normsurgery.calibrate.units import find_units
-from tests.calibrate.walking import tiny
+from normsurgery.calibrate.fit.blocks import LoadedBlock
+from normsurgery.calibrate.fit.gram import Moments
+from normsurgery.calibrate.fit.merge import (
+    Candidates,
+    Donor,
+    folded_readers,
+    taken_over,
+    worth_keeping,
+)
+from normsurgery.calibrate.fit.units import find_units
+from tests.calibrate.fit.walking import tiny
 
 
 @pytest.mark.parametrize(

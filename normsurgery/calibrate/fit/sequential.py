@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.block_writers import BlockWriter
-from normsurgery.calibrate.blocks import Linear, LoadedBlock, why_not_linear
 from normsurgery.calibrate.blockwise import Blockwise
-from normsurgery.calibrate.gram import Regression
-from normsurgery.calibrate.merge import Candidates, Donor, folded_readers
-from normsurgery.calibrate.replaceme import OBJECTIVES, ReplaceMe
-from normsurgery.calibrate.seam import Batch, BlockFit
+from normsurgery.calibrate.fit.block_fit import Batch, BlockFit
+from normsurgery.calibrate.fit.blocks import Linear, LoadedBlock, why_not_linear
+from normsurgery.calibrate.fit.gram import Regression
+from normsurgery.calibrate.fit.merge import Candidates, Donor, folded_readers
+from normsurgery.calibrate.fit.replaceme import OBJECTIVES, ReplaceMe
+from normsurgery.calibrate.fit.units import Units, find_units
 from normsurgery.calibrate.states import HiddenStates
 from normsurgery.calibrate.tokens import check_tokens
-from normsurgery.calibrate.units import Units, find_units
 from normsurgery.errors import UsageError
 
 SUBSTITUTES = ("none", "replaceme", "refit", "merge")

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.block_writers import BlockWriter
-from normsurgery.calibrate.blocks import LoadedBlock
-from normsurgery.calibrate.gram import Regression, cholesky
-from normsurgery.calibrate.seam import Batch
+from normsurgery.calibrate.fit.block_fit import Batch
+from normsurgery.calibrate.fit.blocks import LoadedBlock
+from normsurgery.calibrate.fit.gram import Regression, cholesky
 from normsurgery.errors import UnsupportedModelError
 
 OBJECTIVES = ("squares", "cosine")

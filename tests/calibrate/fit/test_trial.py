@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from normsurgery.calibrate.sequential import Plan
-from normsurgery.calibrate.trial import proposals, tried
+from normsurgery.calibrate.fit.sequential import Plan
+from normsurgery.calibrate.fit.trial import proposals, tried
 from normsurgery.errors import UsageError
-from tests.calibrate.walking import tiny
+from tests.calibrate.fit.walking import tiny
 
 
 def test_first_proposal_is_the_cheapest_that_stands_apart() -> None:
@@ -44,7 +44,7 @@ def test_too_few_blocks() -> None:
 
 
 def test_the_block_that_does_nothing_is_chosen(tmp_path: Path) -> None:
-    from tests.calibrate.test_sequential import silence
+    from tests.calibrate.fit.test_sequential import silence
 
     model = tiny("llama", tmp_path, rows=60)
     silence(model, 2)

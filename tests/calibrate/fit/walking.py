@@ -12,7 +12,7 @@ from normsurgery.anatomy.block_writers import BlockWriter, block_writers
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.calibrate.blockwise import Blockwise
-from normsurgery.calibrate.sequential import Fitted, Plan, refit_and_heal
+from normsurgery.calibrate.fit.sequential import Fitted, Plan, refit_and_heal
 from normsurgery.checkpoint import open_checkpoint
 from tests.calibrate.language_models import LANGUAGE_MODELS, text_rows
 from tests.families import build_spec

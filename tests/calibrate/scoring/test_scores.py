@@ -12,9 +12,9 @@ from torch import Tensor
 
 from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.distributed import Processes
-from normsurgery.calibrate.sample import last_tokens, scored_sample
-from normsurgery.calibrate.scores import ScoreOptions, iterative_choice, score_windows
-from normsurgery.calibrate.windows import Scores
+from normsurgery.calibrate.scoring.sample import last_tokens, scored_sample
+from normsurgery.calibrate.scoring.scores import ScoreOptions, iterative_choice, score_windows
+from normsurgery.calibrate.scoring.windows import Scores
 from normsurgery.errors import UsageError
 from tests.calibrate.language_models import LANGUAGE_MODELS, text_rows
 from tests.calibrate.test_blockwise import opened, own_model
@@ -259,7 +259,7 @@ def test_the_seam_is_what_the_mlp_adds(family: str, tmp_path: Path) -> None:
     build_spec(LANGUAGE_MODELS[family], tmp_path)
     engine = opened(tmp_path, 12, 12)
     from normsurgery.anatomy.block_writers import block_writers
-    from normsurgery.calibrate.seams import read_seams
+    from normsurgery.calibrate.scoring.seams import read_seams
 
     stack = engine.stack
     writers = block_writers(engine.examination, stack)

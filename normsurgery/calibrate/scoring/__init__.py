@@ -1,0 +1,1 @@
+"""How much each run of blocks matters, from one pass over a text."""
