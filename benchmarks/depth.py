@@ -1,11 +1,12 @@
 """A quarter of the blocks dropped: what each substitute and healing wins back, on two models.
 
-    python benchmarks/depth.py DIR [--third MODEL] [--tokens N] [--size N]
+    python benchmarks/depth.py [DIR] [--third MODEL] [--tokens N] [--size N]
 
-DIR holds models/llama-12x256 with its .train.txt (calibration) and .held.txt (perplexity), and
-models/gpt2-12x160 beside corpus/train.jsonl and corpus/val.jsonl; so does --third, another model on
-that corpus. Rows are windows of the model's context (at most 256) that do not overlap. No gradient
-is taken, except of T in ReplaceMe's cosine objective.
+Without DIR: the small GPT-2 that the project ships, on some of the bundled prose, one of its six
+blocks dropped. DIR holds models/llama-12x256 with its .train.txt (calibration) and .held.txt
+(perplexity), and models/gpt2-12x160 beside corpus/train.jsonl and corpus/val.jsonl; so does
+--third, another model on that corpus. Rows are windows of the model's context (at most 256) that do
+not overlap. No gradient is taken, except of T in ReplaceMe's cosine objective.
 
 Won back: share of the loss that the plain drop of angular's window added. Cost: CPU time of the
 fit over that of a plain forward pass over the same tokens; the choice of blocks is apart. Memory:
@@ -19,6 +20,7 @@ import ctypes
 import gc
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,37 +38,60 @@ from normsurgery.calibrate.blockwise import Blockwise
 from normsurgery.calibrate.fit.sequential import Fitted, Plan, refit_and_heal
 from normsurgery.calibrate.fit.trial import proposals, tried
 from normsurgery.calibrate.scoring.scores import score_windows
+from normsurgery.calibrate.text.documents import sample
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.surgery.set_parameters import set_parameters
 
+SCORES = ("angular", "influence", "fit")
 TRIAL_SHARE = 4  # the choice looks at one row in so many
 CONTEXT = 256
+Task = tuple[Path, Path, Path]  # model, calibration text, held-out text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="substitutes for dropped blocks, side by side")
-    parser.add_argument("directory", type=Path, help="holds models/ and corpus/")
+    parser.add_argument("directory", type=Path, nargs="?", help="holds models/ and corpus/")
     parser.add_argument("--third", type=Path, help="another model on the corpus")
     parser.add_argument("--only", help="of the models, the one whose name begins so")
     parser.add_argument("--tokens", type=int, default=65536, help="of calibration text")
     parser.add_argument("--size", type=int, default=3, help="how many blocks are dropped")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        tasks = shipped(Path(scratch))
+        size, tokens = 1, 8192
+        if arguments.directory is not None:
+            tasks, size, tokens = given(arguments), arguments.size, arguments.tokens
+        print(f"torch {torch.__version__}, transformers {transformers.__version__}, one thread")
+        for model, train, held in tasks:
+            if not arguments.only or model.name.startswith(arguments.only):
+                Contest(model, train, held, tokens).run(size)
+
+
+def given(arguments: argparse.Namespace) -> list[Task]:
+    """The models of a directory, with their texts."""
     models, corpus = arguments.directory / "models", arguments.directory / "corpus"
     llama = models / "llama-12x256"
-    texts = [corpus / "train.jsonl", corpus / "val.jsonl"]
-    tasks = [
+    texts = corpus / "train.jsonl", corpus / "val.jsonl"
+    third = [(arguments.third, *texts)] if arguments.third else []
+    return [
         (llama, Path(f"{llama}.train.txt"), Path(f"{llama}.held.txt")),
         (models / "gpt2-12x160", *texts),
-        *([(arguments.third, *texts)] if arguments.third else []),
+        *third,
     ]
-    print(
-        f"torch {torch.__version__}, transformers {transformers.__version__}, one thread, float32"
-    )
-    for model, train, held in tasks:
-        if not arguments.only or model.name.startswith(arguments.only):
-            Contest(model, train, held, arguments.tokens).run(arguments.size)
+
+
+def shipped(scratch: Path) -> list[Task]:
+    """The GPT-2 of the project, and the bundled prose, of which the end is held out."""
+    prose = next(iter(sample("prose").items)).content
+    assert isinstance(prose, str)
+    train, held = scratch / "prose.train.txt", scratch / "prose.held.txt"
+    cut = 9 * len(prose) // 10
+    train.write_text(prose[:cut], encoding="utf-8")
+    held.write_text(prose[cut:], encoding="utf-8")
+    model = Path(__file__).parents[1] / "tests" / "data" / "tiny-gpt2-6x96"
+    return [(model, train, held)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +134,8 @@ class Contest:
 
     def run(self, size: int) -> None:
         """Print the table."""
-        scores = score_windows(self.engine, size, ("angular", "fit"))
+        scores, spent = timed(lambda: score_windows(self.engine, size, SCORES))
+        print(f"{', '.join(SCORES)} of all windows: {spent / self.seconds:.2f} × a plain pass")
         window = scores.best("angular")
         chosen, seconds = timed(lambda: self.chosen(size, [window, scores.best("fit")]))
         added = self.loss_of(window, {}) - self.original
