@@ -28,6 +28,9 @@ _LIBRARIES_QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# Idle OpenMP threads that spin take the cores from whoever works: beside one other process on two
+# cores, a prune of the shipped GPT-2 took 147 s of CPU with them and 11 s without.
+_PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class InterruptedByUserError(SurgeryError):
@@ -91,7 +94,7 @@ def _usage_error(raised: Any) -> UsageError:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Our report says it all; what the user sets explicitly stays."""
-    for name, value in _LIBRARIES_QUIET.items():
+    for name, value in {**_LIBRARIES_QUIET, **_PATIENT_THREADS}.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
