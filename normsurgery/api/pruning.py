@@ -130,9 +130,13 @@ class Pruning:
         return self.engine_on(TextRows.of(chosen, source=rows.about.get("source", "")))
 
     def tried(self, cuts: Sequence[tuple[int, ...]]) -> list[Trial]:
-        """Each cut, fitted on the sample; the best first."""
+        """Each cut, fitted on the sample (on all of the text where that is too little for a fit);
+        the best first."""
         with self.progress.task("trials", None, "steps"):
-            return tried(self.sample, self.writers, cuts, self.plan((0,)))
+            try:
+                return tried(self.sample, self.writers, cuts, self.plan((0,)))
+            except UsageError:
+                return tried(self.engine, self.writers, cuts, self.plan((0,)))
 
     @cached_property
     def writers(self) -> tuple[tuple[BlockWriter, ...], ...]:

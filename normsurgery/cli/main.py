@@ -16,9 +16,9 @@ from typing import Any
 import typer
 
 from normsurgery.cli import console
+from normsurgery.cli.interrupt import INTERRUPTED, InterruptedByUserError
 from normsurgery.errors import ResourceError, SurgeryError, UsageError
 
-INTERRUPTED = 130
 # Typer's own Click has no public name for "the user typed something wrong".
 _BadUsage: type[Exception] = typer.BadParameter.__mro__[1]
 _LIBRARIES_QUIET = {
@@ -31,12 +31,6 @@ _LIBRARIES_QUIET = {
 # Idle OpenMP threads that spin take the cores from whoever works: beside one other process on two
 # cores, a prune of the shipped GPT-2 took 147 s of CPU with them and 11 s without.
 _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-
-
-class InterruptedByUserError(SurgeryError):
-    """Ctrl-C or SIGTERM."""
-
-    exit_code = INTERRUPTED
 
 
 class BugError(SurgeryError):

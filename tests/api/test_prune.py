@@ -173,6 +173,16 @@ def test_few_tokens_are_warned_of_and_too_few_refused(trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_trials_look_at_all_of_the_text_where_a_part_is_too_little(trained, tmp_path):
+    """1,000 tokens are enough for 481 regressors, a quarter of them is not."""
+    document = normsurgery.prune(
+        trained, tmp_path / "out", drop=1, substitute="refit", tokens=1024, max_length=128,
+        verify=False,
+    ).to_dict()  # fmt: skip
+    assert document["method"] == "trial"
+    assert len([entry for entry in document["scores"] if "trial" in entry]) >= 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -225,3 +225,14 @@ def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
     main(["verify", "a", "b", "--json"])
     parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert parsed["verification"]["logits"]["max"] is None
+
+
+@pytest.mark.parametrize(("command", "hint"), [("prune", "the same command"), ("heal", "--resume")])
+def test_an_interrupted_run_that_can_go_on_says_how(monkeypatch, capsys, command, hint):
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(normsurgery, command, interrupted)
+    assert main([command, *NEEDED[command]]) == 130
+    said = capsys.readouterr().err
+    assert "error: interrupted" in said and hint in said
