@@ -14,7 +14,7 @@ def read(name):
 
 def test_readme_lists_every_exit_code_of_the_errors():
     from normsurgery import errors
-    from normsurgery.cli.main import INTERRUPTED
+    from normsurgery.cli.interrupt import INTERRUPTED
 
     base = errors.SurgeryError
     kinds: list[type[errors.SurgeryError]] = [base, *base.__subclasses__()]
