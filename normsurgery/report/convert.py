@@ -29,7 +29,6 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
                 ("source", _described(source)),
                 ("contract", ", ".join(contracts)),
                 *_target(target),
-                *_blocks(document.get("blocks")),
                 *_norms(document["receipts"]),
                 *depth_facts(document),
             ]
@@ -94,14 +93,6 @@ def _context(context: Sequence[int | None] | None) -> str:
     if before is None:
         return ""
     return f"{before:,}" if before == after else f"{before:,} → {after:,}"
-
-
-def _blocks(blocks: Mapping[str, Any] | None) -> Iterable[tuple[str, str]]:
-    """How many blocks there were and are, and which went."""
-    if blocks:
-        gone = ", ".join(map(str, blocks["dropped"]))
-        without = f", without {gone}" if gone else ""
-        yield "blocks", f"{blocks['before']} → {blocks['after']} in {blocks['stack']}{without}"
 
 
 def _norms(receipts: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:

@@ -211,3 +211,9 @@ def test_a_target_that_states_its_modeling_file_is_believed():
     document = documents.prune_document()
     document["target"]["modeling_file"] = True
     assert "trust_remote_code=True" in shown(document)
+
+
+@pytest.mark.parametrize("kind", ["prune", "arrange"])
+def test_the_blocks_are_told_once(kind):
+    text = shown(getattr(documents, f"{kind}_document")())
+    assert sum(line.startswith("blocks ") for line in text.splitlines()) == 1

@@ -188,5 +188,5 @@ def test_colour_only_where_it_is_asked_for():
 
 def test_blocks_that_went_are_named_and_no_modeling_file_is_spoken_of():
     text = shown(documents.arrange_document())
-    assert "12 → 10 in gpt_neox.layers, without 6, 7, 8" in text
+    assert "12 → 10 of gpt_neox.layers, without 6-8" in text
     assert "trust_remote_code" not in text
