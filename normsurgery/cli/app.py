@@ -49,6 +49,7 @@ def normsurgery(
     Examples:
       normsurgery inspect openai-community/gpt2
       normsurgery convert openai-community/gpt2 -o gpt2-rms
+      normsurgery prune ./my-model -o out --drop 25% --heal sequential
 
     \b
     Exit codes: 0 done, 1 unexpected, 2 usage or recipe, 3 bad checkpoint,
