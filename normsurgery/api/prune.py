@@ -20,6 +20,7 @@ from normsurgery.api.texts import TextRequest
 from normsurgery.api.writing import Writing
 from normsurgery.calibrate.fit.sequential import Fitted
 from normsurgery.checkpoint import Checkpoint
+from normsurgery.errors import UnsupportedModelError, UsageError, VerificationError
 from normsurgery.report.heatmap import block_scores_png
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.arrange import Arrangement
@@ -111,7 +112,12 @@ def prune(
         checkpoint, examination, chosen, request, writing.output, device=device,
         progress=writing.progress, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    document = _pruned(pruning, writing, dtype=dtype, dry_run=dry_run, verify=verify)
+    try:
+        document = _pruned(pruning, writing, dtype=dtype, dry_run=dry_run, verify=verify)
+    except (UsageError, UnsupportedModelError, VerificationError):
+        pruning.discard()
+        raise
+    pruning.close()
     document["seconds"] = round(time.monotonic() - started, 3)
     document["peak_memory_bytes"] = peak_memory_bytes()
     return PruneResult(document)
@@ -136,7 +142,6 @@ def _pruned(
         return document | {"plan": writing.plan(pruning.checkpoint, result, receipts, contract)}
     if pruning.processes.rank == 0:
         document |= _write(pruning, arrangement, result, document, writing, dtype, verify=verify)
-    pruning.close()
     return document
 
 

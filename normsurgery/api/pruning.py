@@ -215,7 +215,8 @@ class Pruning:
                     prompts=prompts,
                 )  # fmt: skip
 
-            dropped = Measured(self._losses(arrangement.order))  # refuses models without losses
+            # first, since it refuses models without losses
+            dropped = Measured(self._losses(arrangement.order, Path(scratch)))
             original = of(ModelSource(directory, model_class))
             result = of(ModelSource(staged, model_class))
             measured = {"original": original, "drop": dropped, "result": result}
@@ -227,24 +228,29 @@ class Pruning:
             "samples": side_by_side(tokenizer, prompts, measured),
         }
 
-    def _losses(self, order: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        """Of the source with other blocks left out, block by block."""
+    def _losses(self, order: tuple[int, ...], scratch: Path) -> dict[str, torch.Tensor]:
+        """[tokens] by domain, in nats: of the source with other blocks left out, block by block."""
         found = {}
         for name, rows in self.texts.domains.items():
             engine = Blockwise(
                 self.checkpoint, self.examination, self.stack, rows, device=self.device,
-                order=order, directory=self.directory / STATES,
+                order=order, directory=scratch,
             )  # fmt: skip
             states = engine.embedded()
             for block in order:
                 engine.advance(block, states)
             found[name] = torch.cat(engine.token_losses(states))
+            states.close()
         return found
 
     def close(self) -> None:
-        """All is done: what was kept for an interrupted run is not needed any more."""
-        self.processes.wait()
-        if self.processes.rank == 0:
+        """All is done, in every process: what was kept to go on with is removed."""
+        if "work" in self.__dict__:
+            self.work.finish()
+
+    def discard(self) -> None:
+        """The request was refused: there is nothing to go on with. Waits for no other process."""
+        if "work" in self.__dict__ and self.processes.rank == 0:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.errors import UsageError
 
-OTHER = "sample:drama"  # another domain than the bundled prose
+PROSE, DRAMA = "sample:prose", "sample:drama"
 JUDGED_TOKENS = 8192  # of each domain
 _HELD_SHARE = 0.1
 
@@ -42,14 +42,15 @@ def read_texts(directory: Path, request: TextRequest, *, trust_remote_code: bool
     """Read them through the model's own tokenizer.
 
     The held-out rows of the calibration domain follow the ones that are fitted to; where the
-    source ends before, a tenth of its rows is held out. Raises what `load_rows` raises.
+    source ends before, a tenth of its rows is held out. The other domain is the bundled drama, or
+    the bundled prose where drama is what is fitted to. Raises what `load_rows` raises.
     """
 
     def read(data: str | None, tokens: int, skip: int = 0) -> TextRows:
-        column = "text" if data == OTHER else request.text_column
         return load_rows(
-            directory, data=data, text_column=column, tokens=tokens, max_length=request.max_length,
-            seed=request.seed, skip_tokens=skip, trust_remote_code=trust_remote_code,
+            directory, data=data, text_column=request.text_column, tokens=tokens,
+            max_length=request.max_length, seed=request.seed, skip_tokens=skip,
+            trust_remote_code=trust_remote_code,
         )  # fmt: skip
 
     fitted = read(request.data, request.tokens)
@@ -57,5 +58,6 @@ def read_texts(directory: Path, request: TextRequest, *, trust_remote_code: bool
         held = read(request.data, JUDGED_TOKENS, skip=request.tokens)
     except UsageError:  # there is nothing beyond what was asked for
         fitted, held = fitted.split(_HELD_SHARE, request.seed)
-    other = read(request.other_data or OTHER, JUDGED_TOKENS)
+    another = PROSE if request.data == DRAMA else DRAMA
+    other = read(request.other_data or another, JUDGED_TOKENS)
     return Texts(fitted, {"calibration": held, "other": other})

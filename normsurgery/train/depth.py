@@ -50,18 +50,26 @@ def recorded_blocks(directory: Path) -> dict[str, Any] | None:
     return blocks if isinstance(blocks, dict) else None
 
 
-def recorded_order(directory: Path) -> list[int | None] | None:
+def recorded_order(directory: Path, teacher: int) -> list[int | None] | None:
     """Source block of each block, as surgery.json records it; None where it does not.
 
-    A zero block, which has no source, is None.
+    teacher: how many blocks the teacher has. A zero block, which has no source, is None.
+    Raises UsageError where the record is damaged, or speaks of a source of another depth: of a
+    model between the teacher and this one.
     """
-    order = (recorded_blocks(directory) or {}).get("order")
+    blocks = recorded_blocks(directory) or {}
+    order, before = blocks.get("order"), blocks.get("before")
     if order is None:
         return None
     if not isinstance(order, list) or not all(
         source is None or source == ZERO or isinstance(source, int) for source in order
     ):
         raise UsageError(f"surgery.json has an order of blocks that is none: {order}", "--hidden 0")
+    if before != teacher:
+        raise UsageError(
+            f"surgery.json speaks of a source with {before} blocks, the teacher has {teacher}",
+            "--teacher with the model that the blocks were taken from, or --hidden 0",
+        )
     return [None if source == ZERO else source for source in order]
 
 

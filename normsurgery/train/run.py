@@ -157,7 +157,7 @@ def pairing(
             f"the student's stream is {own.width} wide and the teacher's {other.width}",
             "--hidden 0",
         )
-    order = recorded_order(student.checkpoint.directory)
+    order = recorded_order(student.checkpoint.directory, other.depth)
     pairs = matched_blocks(own.depth, other.depth, order)
     return [(own.blocks[left], other.blocks[right]) for left, right in pairs]
 

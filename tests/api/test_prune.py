@@ -170,7 +170,7 @@ def test_few_tokens_are_warned_of_and_too_few_refused(trained, tmp_path):
         normsurgery.prune(trained, tmp_path / "none", drop="2-3", tokens=256, **{
             key: value for key, value in options.items() if key != "drop"
         })  # fmt: skip
-    assert not (tmp_path / "none").exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 
 def test_trials_look_at_all_of_the_text_where_a_part_is_too_little(trained, tmp_path):
@@ -200,7 +200,7 @@ def test_what_cannot_be_asked_is_refused_and_nothing_is_written(
 ):
     with pytest.raises(normsurgery.SurgeryError, match=message):
         normsurgery.prune(trained, tmp_path / "out", **options)
-    assert list(tmp_path.iterdir()) == [] or not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stack_without_a_language_head_is_cut_by_number_only(tiny, tmp_path):
@@ -236,4 +236,24 @@ def test_a_dry_run_fits_and_writes_nothing(trained, tmp_path):
     ).to_dict()
     assert document["plan"]["contract"] == "fitted" and document["output"] is None
     assert document["plan"]["tensors"]["dropped"] == 12
-    assert not (tmp_path / "out").exists()
+    normsurgery.prune(trained, tmp_path / "out", drop=1, dry_run=True, **SHORT)  # measures
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_of_the_user_s_is_not_taken_for_ours(trained, tmp_path):
+    kept = tmp_path / ".out.calibration" / "mine.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(UsageError, match="not a directory of ours"):
+        normsurgery.prune(trained, tmp_path / "out", drop=1, **SHORT)
+    assert kept.read_text() == "mine"
+    normsurgery.prune(trained, tmp_path / "out", drop="1-1", **SHORT)  # measures nothing before
+    assert kept.read_text() == "mine"
+
+
+def test_the_other_domain_is_another(trained, tmp_path):
+    document = normsurgery.prune(
+        trained, tmp_path / "out", drop="1-1", data="sample:drama", **SHORT
+    ).to_dict()
+    sources = {name: entry["source"]["source"] for name, entry in document["losses"].items()}
+    assert sources == {"calibration": "sample:drama", "other": "sample:prose"}

@@ -46,18 +46,21 @@ def test_what_cannot_be_paired_is_refused(student, teacher, order, said):
 
 
 def test_the_order_is_read_from_the_papers(tmp_path):
-    assert recorded_order(tmp_path) is None
+    assert recorded_order(tmp_path, 3) is None
     papers = tmp_path / "surgery.json"
-    papers.write_text(json.dumps({"blocks": {"order": [0, "zero", 2]}}))
-    assert recorded_order(tmp_path) == [0, None, 2]
+    papers.write_text(json.dumps({"blocks": {"before": 3, "order": [0, "zero", 2]}}))
+    assert recorded_order(tmp_path, 3) == [0, None, 2]
     papers.write_text(json.dumps({"command": "convert"}))
-    assert recorded_order(tmp_path) is None and recorded_blocks(tmp_path) is None
+    assert recorded_order(tmp_path, 3) is None and recorded_blocks(tmp_path) is None
     papers.write_text(json.dumps({"blocks": {"order": "first to last"}}))
     with pytest.raises(UsageError, match="order of blocks that is none"):
-        recorded_order(tmp_path)
+        recorded_order(tmp_path, 3)
+    papers.write_text(json.dumps({"blocks": {"before": 9, "order": [0, 2]}}))
+    with pytest.raises(UsageError, match="a source with 9 blocks, the teacher has 3"):
+        recorded_order(tmp_path, 3)  # cut twice: the numbers are those of the model in between
     papers.write_text("{")
     with pytest.raises(UsageError, match=r"surgery\.json beside the model"):
-        recorded_order(tmp_path)
+        recorded_order(tmp_path, 3)
 
 
 def test_the_text_s_stack_is_found_by_its_head(tiny):
