@@ -9,8 +9,9 @@ from normsurgery.report.markdown import literal, row
 from normsurgery.report.prune import (
     LOSS_COLUMNS,
     blocks_line,
+    chosen_by,
     domain_line,
-    healed_line,
+    fitted_line,
     loss_rows,
     source_line,
     substitution_lines,
@@ -61,14 +62,15 @@ def _done(document: Document) -> Iterator[str]:
     if isinstance(document.get("blocks"), dict):
         yield f"* Blocks: {literal(blocks_line(document['blocks']))}."
     if document.get("method"):
-        yield f"* Chosen by the score `{document['method']}`; `surgery.json` has every score."
+        scores = "; `surgery.json` has every score" if document.get("scores") else ""
+        yield f"* Chosen by {chosen_by(document)}{scores}."
     if document.get("calibration"):
         yield f"* Calibrated on {literal(source_line(document['calibration']))}."
     if document.get("substitution"):
         yield f"* Substituted: {_facts(substitution_lines(document['substitution']))}."
     steps = (document.get("healing") or {}).get("steps")
     if steps:
-        yield f"* Healed in closed form: {healed_line(steps)}."
+        yield f"* Fitted in closed form: {fitted_line(steps)}."
     if document.get("training"):
         yield f"* Trained: {_facts(training_lines(document['training']))}."
 

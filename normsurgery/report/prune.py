@@ -25,9 +25,15 @@ def depth_facts(document: Document) -> Iterator[tuple[str, str]]:
     if isinstance(blocks, dict):
         yield "blocks", blocks_line(blocks)
     if document.get("method"):
-        yield "chosen by", str(document["method"])
+        yield "chosen by", chosen_by(document)
     if document.get("calibration"):
         yield "calibrated on", source_line(document["calibration"])
+
+
+def chosen_by(document: Document) -> str:
+    """The score that chose the blocks, or that a person did."""
+    method = str(document["method"])
+    return "the request, by number" if method == "named" else method
 
 
 def depth_sections(document: Document) -> list[RenderableType]:
@@ -39,7 +45,7 @@ def depth_sections(document: Document) -> list[RenderableType]:
         parts += section("Substitution", facts(substitution_lines(document["substitution"])))
     steps = (document.get("healing") or {}).get("steps")
     if steps:
-        parts += section("Healing", _healing(steps), Text(healed_line(steps)))
+        parts += section("Fits", _fits(steps), Text(fitted_line(steps)))
     if document.get("training"):
         parts += section("Training", facts(training_lines(document["training"])))
     for domain, entry in (document.get("losses") or {}).items():
@@ -146,7 +152,8 @@ def _named(values: Document, *keys: str) -> str:
     return ", ".join(str(values[key]) for key in keys if values.get(key) is not None)
 
 
-def _healing(steps: Sequence[Document]) -> RenderableType:
+def _fits(steps: Sequence[Document]) -> RenderableType:
+    """A line for each regression; a writer that none could set has the reason."""
     rows = [
         [
             str(step["block"]),
@@ -154,7 +161,7 @@ def _healing(steps: Sequence[Document]) -> RenderableType:
             figure(step.get("ridge")),
             figure(step.get("before")),
             figure(step.get("after")),
-            "kept" if step["accepted"] else "left as it was",
+            _outcome(step),
         ]
         for step in steps
     ]
@@ -162,10 +169,20 @@ def _healing(steps: Sequence[Document]) -> RenderableType:
     return plain_table(columns, rows, right=(0, 2, 3, 4))
 
 
-def healed_line(steps: Sequence[Document]) -> str:
+def _outcome(step: Document) -> str:
+    if "skipped" in step:
+        return f"left as it was: {step['skipped']}"
+    return "kept" if step["accepted"] else "left as it was"
+
+
+def fitted_line(steps: Sequence[Document]) -> str:
     """How many of the refits lowered the error on held-out calibration text."""
-    accepted = sum(bool(step["accepted"]) for step in steps)
-    return f"{accepted} of {len(steps)} refits lowered the held-out error and were kept"
+    tried = [step for step in steps if "skipped" not in step]
+    accepted = sum(bool(step["accepted"]) for step in tried)
+    line = f"{accepted} of {len(tried)} refits lowered the held-out error and were kept"
+    skipped = len(steps) - len(tried)
+    writers = "writer" if skipped == 1 else "writers"
+    return f"{line}; {skipped} {writers} cannot be refitted" if skipped else line
 
 
 def training_lines(training: Document) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from shutil import copyfile
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from safetensors.torch import load_file
 
 import normsurgery
 from normsurgery import UnsupportedModelError, UsageError
+from normsurgery.report import render
 from normsurgery.report.progress import Silent
+from tests.calibrate.language_models import LANGUAGE_MODELS
+from tests.families import build_spec
 
 SHORT: dict[str, Any] = {"tokens": 3072, "max_length": 128}
 
@@ -257,3 +261,23 @@ def test_the_other_domain_is_another(trained, tmp_path):
     ).to_dict()
     sources = {name: entry["source"]["source"] for name, entry in document["losses"].items()}
     assert sources == {"calibration": "sample:drama", "other": "sample:prose"}
+
+
+@pytest.mark.parametrize("family", ["gemma2", "mixtral"])
+def test_what_cannot_be_refitted_is_told_and_the_rest_is(trained, tmp_path, family):
+    """A norm behind both writers; experts in place of the MLP."""
+    model = tmp_path / family
+    class_name, config_name, options = LANGUAGE_MODELS[family]
+    build_spec((class_name, config_name, {**options, "vocab_size": 1024}), model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        copyfile(trained / name, model / name)
+    out = tmp_path / "out"
+    document = normsurgery.prune(
+        model, out, drop="1-1", substitute="refit", heal="sequential", tokens=2048, max_length=64
+    ).to_dict()
+    skipped = [step for step in document["healing"]["steps"] if "skipped" in step]
+    fitted = [step for step in document["healing"]["steps"] if "skipped" not in step]
+    assert skipped and bool(fitted) == (family == "mixtral")
+    assert document["verification"]["verdict"] == "pass"
+    assert "cannot be refitted" in (out / "README.md").read_text()
+    assert any(render(document))

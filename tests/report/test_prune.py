@@ -93,7 +93,7 @@ def test_substitution_and_healing_show_their_held_out_errors():
     text = shown(documents.prune_document())
     assert row(text, "held-out error") == ["0.31", "→", "0.12"]
     assert row(text, "seam") == ["block", "4"]
-    healing = under(text, "Healing").splitlines()
+    healing = under(text, "Fits").splitlines()
     assert healing[2].split() == "8 attention.dense 0.001 0.2 0.25 left as it was".split()
     assert healing[3].split() == "8 mlp.dense_4h_to_h 0.001 0.2 0.15 kept".split()
     assert "1 of 2 refits lowered the held-out error" in healing[4]
@@ -142,7 +142,7 @@ def test_samples_are_one_line_each_and_no_markup():
 
 def test_a_conversion_says_nothing_of_depth():
     text = shown(documents.convert_document())
-    assert not {"Scores", "Loss", "Samples", "Healing"} & set(text.split())
+    assert not {"Scores", "Loss", "Samples", "Fits"} & set(text.split())
     assert "What was changed" not in model_card(documents.convert_document(), None, notes=[])
 
 
@@ -217,3 +217,19 @@ def test_a_target_that_states_its_modeling_file_is_believed():
 def test_the_blocks_are_told_once(kind):
     text = shown(getattr(documents, f"{kind}_document")())
     assert sum(line.startswith("blocks ") for line in text.splitlines()) == 1
+
+
+def test_a_writer_that_no_regression_can_set_is_shown_with_the_reason():
+    document = documents.prune_document()
+    reason = "experts share what is added"
+    document["healing"]["steps"].append({"block": 9, "writer": "mlp.experts", "skipped": reason})
+    text = shown(document)
+    assert "experts share" in text and "1 of 2 refits" in text
+    assert "1 writer cannot be refitted" in text
+    assert "1 of 2 refits" in model_card(document, None, notes=[])
+
+
+def test_blocks_that_were_named_were_chosen_by_the_request():
+    document = documents.prune_document() | {"method": "named", "scores": []}
+    assert "chosen by" in shown(document) and "the request, by number" in shown(document)
+    assert "every score" not in model_card(document, None, notes=[])
