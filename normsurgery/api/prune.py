@@ -34,6 +34,10 @@ Objective = Literal["squares", "cosine"]
 Heal = Literal["none", "sequential"]
 
 HEAT_MAP = "scores.png"
+NOTHING_FITTED = (
+    "nothing was fitted: no writer of a block that stays could be set, or none lowered the error on "
+    "held-out text; the result is the plain drop"
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ def _document(
         if request.substitute == "replaceme":
             document["substitution"]["objective"] = request.objective
         document["healing"] = {"name": request.heal, "steps": fitted.record}
+        if not fitted.weights:
+            document["notes"].append(NOTHING_FITTED)
     return document
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import normsurgery
 from normsurgery import UnsupportedModelError, UsageError
+from normsurgery.api.prune import NOTHING_FITTED
 from normsurgery.report import render
 from normsurgery.report.progress import Silent
 from tests.calibrate.language_models import LANGUAGE_MODELS
@@ -280,4 +281,5 @@ def test_what_cannot_be_refitted_is_told_and_the_rest_is(trained, tmp_path, fami
     assert skipped and bool(fitted) == (family == "mixtral")
     assert document["verification"]["verdict"] == "pass"
     assert "cannot be refitted" in (out / "README.md").read_text()
+    assert (NOTHING_FITTED in document["notes"]) == (family == "gemma2")
     assert any(render(document))
