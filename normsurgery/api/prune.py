@@ -35,8 +35,8 @@ Heal = Literal["none", "sequential"]
 
 HEAT_MAP = "scores.png"
 NOTHING_FITTED = (
-    "nothing was fitted: no writer of a block that stays could be set, or none lowered the error on "
-    "held-out text; the result is the plain drop"
+    "nothing was fitted: no writer of a block that stays could be set, or none lowered the error "
+    "on held-out text; the result is the plain drop"
 )
 
 
