@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from normsurgery.api.inspect import inspect as inspect
     from normsurgery.api.prune import PruneResult as PruneResult
     from normsurgery.api.prune import prune as prune
+    from normsurgery.api.remove_ln import RemoveLnResult as RemoveLnResult
+    from normsurgery.api.remove_ln import remove_ln as remove_ln
     from normsurgery.api.verify import VerifyResult as VerifyResult
     from normsurgery.api.verify import verify as verify
     from normsurgery.errors import CheckpointError as CheckpointError
@@ -46,6 +48,7 @@ _HOME_OF = {
     "HubError": "errors",
     "InspectResult": "api.inspect",
     "PruneResult": "api.prune",
+    "RemoveLnResult": "api.remove_ln",
     "ResourceError": "errors",
     "RunResult": "recipe",
     "SurgeryError": "errors",
@@ -58,6 +61,7 @@ _HOME_OF = {
     "heal": "api.heal",
     "inspect": "api.inspect",
     "prune": "api.prune",
+    "remove_ln": "api.remove_ln",
     "run": "recipe",
     "verify": "api.verify",
 }

@@ -43,8 +43,9 @@ class Recipe:
     @property
     def models(self) -> tuple[str, ...]:
         """Every model that the run opens."""
-        teacher = self.step.get("teacher")
-        return (self.source,) if teacher is None else (self.source, teacher)
+        teacher = self.step.get("teacher")  # of remove_ln it is a role, not a model
+        given = teacher is not None and "teacher" not in SURGERIES[self.surgery].choices
+        return (self.source, teacher) if given else (self.source,)
 
     @property
     def trusts_code(self) -> bool:

@@ -177,7 +177,7 @@ def healed(job: Job, document: Mapping[str, Any], *, resume: bool) -> dict[str, 
 
 def _trained(job: Job, domains: Domains, *, resume: bool) -> tuple[Trained, Path]:
     """The training itself, from the start or from where an interrupted run got to."""
-    work = work_directory(job.writing.output)
+    work = work_directory(job.writing.output, "heal")
     run = _identity(job, domains)
     check_run(work, run, resume=resume, overwrite=job.writing.overwrite)
     start = last_checkpoint(work) if resume else None

@@ -11,6 +11,7 @@ from normsurgery.cli.convert import convert
 from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
 from normsurgery.cli.prune import prune
+from normsurgery.cli.remove_ln import remove_ln
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
 from normsurgery.cli.version import versions
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(convert)
+app.command()(remove_ln)
 app.command()(prune)
 app.command()(arrange)
 app.command()(heal)

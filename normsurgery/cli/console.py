@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from normsurgery.errors import SurgeryError, VerificationError
+from normsurgery.errors import SurgeryError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,8 +30,15 @@ def working() -> Iterator[Progress]:
 
 
 def show(document: dict[str, Any], *, as_json: bool) -> None:
-    """Print a result's document. A verdict of fail ends the command with its exit code."""
+    """Print a result's document. A verdict of fail ends the command with its exit code.
+
+    So does a preview, which is not what a person who named an output asked for: the error goes to
+    stderr, and stdout has the document alone.
+    """
     write(_json(document) if as_json else _report(document))
+    if document.get("preview"):
+        error = UsageError("nothing was written", "add --finetune or --one-shot")
+        raise typer.Exit(fail(error, as_json=False, traceback=False))
     if (document.get("verification") or {}).get("verdict") == "fail":
         raise typer.Exit(VerificationError.exit_code)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -19,7 +20,11 @@ from rich.progress import (
 from rich.text import Text
 
 from normsurgery.report.numbers import file_size, short_count
-from normsurgery.report.progress import Advance, Unit
+from normsurgery.report.progress import Advance, Telling, Unit
+from normsurgery.report.removal import LIVE_COLUMNS, live_line, live_row, plan_report
+from normsurgery.report.tables import plain_table
+
+_LINES = 20  # how often a run speaks where no terminal shows its table
 
 
 class Amount(ProgressColumn):
@@ -42,11 +47,24 @@ def amount(count: int, unit: Unit) -> str:
     return file_size(count) if unit == "bytes" else f"{short_count(count)} {unit}"
 
 
+class _WithTable(Progress):
+    """Bars, and under them a table of the run that is under way."""
+
+    table: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.table is not None:
+            yield self.table
+
+
 class Bars:
     """Implements `report.progress.Progress`; shows nothing where the console is no terminal."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
+        self._console = console
+        self._said = 0
+        self._bars = _WithTable(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -87,3 +105,24 @@ class Bars:
         finally:
             self._bars.remove_task(bar)
             self._bars.update(self._between, visible=True)
+            self._bars.table = None
+
+    def tell(self, kind: Telling, facts: Mapping[str, Any]) -> None:
+        """A plan stays on stderr; a run's figures are a live table, or a line now and then."""
+        if kind == "plan":
+            for part in plan_report(facts):
+                self._console.print(part)
+            return
+        left = self._seconds_left()
+        if self._console.is_terminal:
+            columns = range(len(LIVE_COLUMNS))
+            self._bars.table = plain_table(LIVE_COLUMNS, [live_row(facts, left)], whole=columns)
+            return
+        due = facts["step"] * _LINES // facts["steps"]
+        if due > self._said or facts["step"] == facts["steps"]:
+            self._console.print(live_line(facts, left), soft_wrap=True)
+        self._said = due
+
+    def _seconds_left(self) -> float | None:
+        """Of the task that was begun last."""
+        return self._bars.tasks[-1].time_remaining if self._bars.tasks else None

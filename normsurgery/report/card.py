@@ -11,6 +11,11 @@ from string import Template
 from typing import Any
 
 from normsurgery.report.card_depth import contract_limits, depth_heading, depth_markdown
+from normsurgery.report.card_removal import (
+    removal_heading,
+    removal_limits,
+    removal_markdown,
+)
 from normsurgery.report.checks import checks, forms_of
 from normsurgery.report.front_matter import merged, split
 from normsurgery.report.loading import custom_code, loading_lines
@@ -64,7 +69,7 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
-        depth=depth_markdown(document),
+        depth=removal_markdown(document) + depth_markdown(document),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
         limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
@@ -97,6 +102,9 @@ def _heading(document: Mapping[str, Any]) -> str:
     source = document["source"]
     name = source["model"].rsplit("/", 1)[-1] if _is_on_hub(source) else source["architecture"]
     kinds = " and ".join(_norms_after(document["receipts"]))
+    without = removal_heading(document)
+    if without:
+        return f"{name} {without}"
     changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
     if changes:
         return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"
@@ -175,5 +183,5 @@ def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
         said = NATIVE
     elif any(receipt["surgery"] == "centre" for receipt in document["receipts"]):
         said = CENTRED
-    limits = dict.fromkeys([*contract_limits(document), *said, *notes])
+    limits = dict.fromkeys([*contract_limits(document), *removal_limits(document), *said, *notes])
     return list(limits) or ["Nothing is known."]

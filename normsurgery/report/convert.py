@@ -11,6 +11,7 @@ from rich.text import Text
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.prune import depth_facts, depth_sections
+from normsurgery.report.removal import removal_facts, removal_sections
 from normsurgery.report.tables import code, facts, plain_table, section, title
 from normsurgery.report.verification import ending, source_name, verification_report
 
@@ -20,7 +21,7 @@ _TENSORS = ("kept", "changed", "added", "dropped")
 def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     """The report of any surgery or recipe, or of the plan where it is a dry run."""
     source, target, plan = document["source"], document["target"], document.get("plan")
-    output = document["output"] or "nothing written (dry run)"
+    output = document["output"] or _unwritten(document)
     contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
     parts: list[RenderableType] = [
         title(document["command"], f"{source_name(source)} → {output}"),
@@ -31,18 +32,20 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
                 *_target(target),
                 *_norms(document["receipts"]),
                 *depth_facts(document),
+                *removal_facts(document),
             ]
         ),
     ]
     if target.get("alternatives"):
         parts += section("Alternatives", _alternatives(target["alternatives"]))
-    parts += section("Steps", _steps(document["receipts"]))
+    parts += section("Steps", _steps(document["receipts"])) if document["receipts"] else []
+    parts += removal_sections(document)
     parts += depth_sections(document)
     if document.get("proof"):
         parts += section("Proof on a tiny random twin", _proof(document["proof"]))
     if plan:
         parts += _plan(plan)
-    else:
+    elif not document.get("preview"):
         parts += verification_report(document["verification"])
     notes = [*document.get("notes", ()), *_receipt_notes(document["receipts"])]
     if notes:
@@ -50,6 +53,10 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     if document["output"]:
         parts += [*section("Load it"), *code(loading_lines(document, document["output"]))]
     return [*parts, Text(), ending(document)]
+
+
+def _unwritten(document: Mapping[str, Any]) -> str:
+    return f"nothing written ({'preview' if document.get('preview') else 'dry run'})"
 
 
 def _described(source: Mapping[str, Any]) -> str:

@@ -37,5 +37,6 @@ def loading_lines(document: Mapping[str, Any], where: str) -> list[str]:
     if target["form"] != "graft":
         lines += [STOCK, f"model = {plain}"] if target["form"] == "stock" else [f"model = {plain}"]
     if custom_code(document):
-        lines += [GRAFT if _swaps_norms(document) else OTHER_GRAFT, f"model = {trusted}"]
+        swaps = _swaps_norms(document) and document.get("command") != "remove-ln"
+        lines += [GRAFT if swaps else OTHER_GRAFT, f"model = {trusted}"]
     return lines

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Unit = Literal["bytes", "tokens", "steps"]
+Telling = Literal["plan", "removal"]
 
 
 class Advance(Protocol):
@@ -26,6 +28,14 @@ class Progress(Protocol):
         """A task that is under way until the context closes. total: None where unknown."""
         ...
 
+    def tell(self, kind: Telling, facts: Mapping[str, Any]) -> None:
+        """Something to show while the work goes on.
+
+        "plan": a document's part about what is going to happen. "removal": where a run that removes
+        norms is, after each step (`train.removal`'s figures).
+        """
+        ...
+
 
 class Silent:
     """Shows nothing: what `progress=None` means."""
@@ -34,6 +44,9 @@ class Silent:
         self, description: str, total: int | None, unit: Unit
     ) -> AbstractContextManager[Advance]:
         return nullcontext(_ignore)
+
+    def tell(self, kind: Telling, facts: Mapping[str, Any]) -> None:
+        return None
 
 
 def _ignore(n: int, note: str = "") -> None:

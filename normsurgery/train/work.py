@@ -19,9 +19,9 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _LAST_WRITTEN = "trainer_state.json"
 
 
-def work_directory(output: Path) -> Path:
-    """`.OUT.heal` beside the output."""
-    return output.with_name(f".{output.name}.heal")
+def work_directory(output: Path, command: str) -> Path:
+    """`.OUT.COMMAND` beside the output, such as `.out.heal`."""
+    return output.with_name(f".{output.name}.{command}")
 
 
 def last_checkpoint(directory: Path) -> Path | None:
@@ -34,13 +34,19 @@ def last_checkpoint(directory: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def has_progress(directory: Path) -> bool:
+    """Whether a run got as far as a checkpoint, in the directory or in one of its own."""
+    inside = directory.iterdir() if directory.is_dir() else ()
+    return any(last_checkpoint(one) is not None for one in (directory, *inside))
+
+
 def check_run(directory: Path, run: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
     """Whether `run` may use the directory. Touches nothing.
 
     Raises UsageError where an interrupted run waits there and neither `resume` nor `overwrite` says
     what to do with it, or where it is to be resumed and was another run.
     """
-    if last_checkpoint(directory) is None or (overwrite and not resume):
+    if not has_progress(directory) or (overwrite and not resume):
         return
     if not resume:
         raise UsageError(

@@ -332,3 +332,121 @@ def heal_document() -> dict[str, Any]:
         "final": {"ce": 3.0, "kl": 0.2},
     }
     return document
+
+
+def remove_ln_document() -> dict[str, Any]:
+    """A whole result: three blocks, q/k and v apart, the control trained, some tokens unseen."""
+    document = heal_document()
+    kinds = ("mlp", "qk", "v")
+    names = {
+        "mlp": "gpt_neox.layers.{}.post_attention_layernorm",
+        "qk": "gpt_neox.layers.{}.input_layernorm:qk",
+        "v": "gpt_neox.layers.{}.input_layernorm:v",
+    }
+    paths = [{"path": names[kind].format(i), "kind": kind} for kind in kinds for i in range(3)]
+    paths.append({"path": "gpt_neox.final_layer_norm", "kind": "final"})
+    removals: list[dict[str, Any]] = [
+        {"step": 20 + 10 * i, "action": "remove", "paths": [one["path"]]}
+        for i, one in enumerate(paths)
+    ]
+    merges = [{"step": 150 + i, "action": "merge", "paths": [s]} for i, s in enumerate(SPECIAL)]
+    for entry in document["losses"].values():
+        entry["control"] = entry.pop("drop")
+    receipts = [
+        {**document["receipts"][0], "surgery": "train"},
+        {
+            **document["receipts"][0],
+            "surgery": "fold_frozen",
+            "norms": {"before": {"LayerNorm": 7}, "after": {}},
+        },
+    ]
+    return {
+        **document,
+        "command": "remove-ln",
+        "target": {
+            "form": "graft",
+            "modeling_file": True,
+            "architecture": "GPTNeoXForCausalLM",
+            "auto_class": "AutoModelForCausalLM",
+            "engines": ["transformers"],
+            "why": "no norm is left, so the stock class would compute something else",
+        },
+        "receipts": receipts,
+        "export": "graft",
+        "paths": paths,
+        "left": {},
+        "schedule": {
+            "name": "auto",
+            "steps": 200,
+            "tokens_per_step": 2048,
+            "learning_rate": 6e-4,
+            "min_learning_rate": 1.2e-5,
+        },
+        "events": [*removals, *merges],
+        "estimate": {
+            "steps": 200,
+            "tokens": 409_600,
+            "row": 128,
+            "passes": 1.5,
+            "flops": 4.0e14,
+            "memory_bytes": 3 * 2**30,
+        },
+        "control": {
+            "run": True,
+            "why": "it costs 4.0e14 operations, at most 1e16 is little",
+            "steps": 200,
+            "tokens": 409_600,
+            "loss": [[1, 4.1], [200, 3.0]],
+            "final": {"ce": 3.0},
+        },
+        "training": {
+            **document["training"],
+            "method": "norm removal",
+            "retries": [{"step": 90, "why": "the loss rose to 9.1 after h.1:v went"}],
+        },
+        "statistics": [
+            {
+                **one,
+                "sigma": 1.5 + i,
+                "first": 40.0 + i,
+                "end": None,
+                "removed_at": 20 + 10 * i,
+                "drift": 1.01,
+            }
+            for i, one in enumerate(paths)
+        ],
+        "vocabulary": {
+            "size": 50_254,
+            "beyond": 50,
+            "shown": 40_203,
+            "missing": 10_051,
+            "share": 0.2,
+            "examples": [{"id": 900, "text": " |Petertodd"}, {"id": 901, "text": "`x`"}],
+        },
+        "linearity": {"passed": True, "error": 2.5e-7, "allowed": 1e-5, "contributions": 7},
+        "samples": [{"prompt": "It was", "original": " a", "control": " b", "result": " c"}],
+        "reproduce": "normsurgery remove-ln EleutherAI/pythia-160m -o OUT --finetune",
+    }
+
+
+SPECIAL = ("end", "first")
+
+
+def remove_ln_preview_document() -> dict[str, Any]:
+    """Without --finetune and --one-shot: what would happen, and nothing written."""
+    document = remove_ln_document()
+    for key in ("training", "control", "linearity", "samples", "reproduce"):
+        del document[key]
+    for entry in document["losses"].values():
+        entry["one-shot"] = entry.pop("result")
+        del entry["control"]
+    sensitivity = [
+        {**one, "loss": 3.0 + i / 100, "added": i / 100}
+        for i, one in enumerate(document["statistics"])
+    ]
+    return {
+        **document, "output": None, "receipts": [], "preview": True,
+        "verification": {"verdict": "skipped", "contract": "trained"},
+        "sensitivity": [{k: one[k] for k in ("path", "kind", "loss", "added")}
+                        for one in sensitivity],
+    }  # fmt: skip

@@ -17,7 +17,7 @@ RUN = {"method": "lora", "seed": 0, "weights": {"ce": 1.0}}
 @pytest.fixture
 def waiting(tmp_path):
     """A directory with two whole checkpoints and one that was being written."""
-    directory = work_directory(tmp_path / "out")
+    directory = work_directory(tmp_path / "out", "heal")
     begin_run(directory, RUN, resume=False)
     for step, whole in ((9, True), (10, True), (11, False)):
         (directory / f"checkpoint-{step}").mkdir()
@@ -27,7 +27,7 @@ def waiting(tmp_path):
 
 
 def test_it_lies_hidden_beside_the_output(tmp_path):
-    assert work_directory(tmp_path / "out") == tmp_path / ".out.heal"
+    assert work_directory(tmp_path / "out", "heal") == tmp_path / ".out.heal"
 
 
 def test_the_last_whole_checkpoint_counts(waiting, tmp_path):

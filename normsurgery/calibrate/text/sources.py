@@ -84,6 +84,15 @@ def load_rows(
     return _checked(made, tokens, reader)
 
 
+def row_length(directory: Path, asked: int | None, *, trust_remote_code: bool = False) -> int:
+    """How long `load_rows` makes the rows, without reading a text.
+
+    UsageError where more is asked for than the model reads, or it has no tokenizer.
+    """
+    tokenizer = needed_tokenizer(directory, trust_remote_code=trust_remote_code)
+    return _length(asked, tokenizer, directory)
+
+
 def _source(data: str | None, text_column: str) -> Documents:
     if data is None:
         return sample("prose")
