@@ -10,11 +10,12 @@ import pytest
 import normsurgery
 from tests.cli.invoke import environment
 
-FUNCTIONS = ["arrange", "convert", "heal", "inspect", "prune", "run", "verify"]
+FUNCTIONS = ["arrange", "convert", "heal", "inspect", "prune", "remove_ln", "run", "verify"]
 NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["ArrangeResult", "HealResult", "PruneResult", "VerifyResult", *FUNCTIONS],
+    *["ArrangeResult", "HealResult", "PruneResult", "RemoveLnResult", "VerifyResult"],
+    *FUNCTIONS,
 ]
 
 

@@ -77,6 +77,14 @@ verify: {data: null, keep_failed: true}
      allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
+    "remove_ln": """
+  - {surgery: remove_ln, finetune: true, one_shot: false, data: t.txt, text_column: body,
+     tokens: 99, max_length: 64, schedule: gpt2, sites: "mlp,final", export: partial,
+     control: true, teacher: control, lr: 1e-4, batch_size: 2, gradient_accumulation: 3,
+     gradient_checkpointing: true, bf16: false, save_every: 5, resume: true, report_to: trackio,
+     dtype: float32, max_shard_size: 2GB, allow_nonfinite: true}
+verify: {keep_failed: true}
+""",
 }
 
 
@@ -247,3 +255,5 @@ def test_every_model_that_a_run_opens_is_named(write):
     assert read_recipe(write(MINIMAL)).models == ("gpt2",)
     healing = read_recipe(write(MINIMAL.replace("convert", "heal, teacher: whole")))
     assert healing.models == ("gpt2", "whole")
+    removing = read_recipe(write(MINIMAL.replace("convert", "remove_ln, teacher: control")))
+    assert removing.models == ("gpt2",)  # here the teacher is a role

@@ -23,6 +23,8 @@ Document = Mapping[str, Any]
 CHANGED = (
     "This is another function than the source: outputs, and with them every benchmark, differ. "
     "Published figures of the source are not this checkpoint's.",
+)
+SHALLOWER = (
     "Likelihood on text says little about long generations: reasoning in many steps suffers more "
     "from lost depth than next-token loss and multiple choice show (arXiv 2602.01997).",
 )
@@ -107,7 +109,7 @@ def contract_limits(document: Document) -> list[str]:
     contracts = {receipt["contract"] for receipt in document["receipts"]}
     if contracts <= {"exact"}:
         return list(RENUMBERED) if _renumbered(document) else []
-    said = [*CHANGED]
+    said = list(CHANGED if document.get("paths") else (*CHANGED, *SHALLOWER))
     if _renumbered(document):
         said += RENUMBERED
     losses = document.get("losses") or {}

@@ -28,7 +28,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
         facts(
             [
                 ("source", _described(source)),
-                ("contract", ", ".join(contracts)),
+                *([("contract", ", ".join(contracts))] if contracts else []),
                 *_target(target),
                 *_norms(document["receipts"]),
                 *depth_facts(document),

@@ -19,6 +19,7 @@ RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
 DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "inspect": documents.inspect_document,
     "convert": documents.convert_document,
+    "remove_ln": documents.remove_ln_document,
     "prune": documents.prune_document,
     "arrange": documents.arrange_document,
     "heal": documents.heal_document,
@@ -28,6 +29,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
 NEEDED = {
     "inspect": [MODEL],
     "convert": [MODEL, "-o", "out"],
+    "remove_ln": [MODEL, "-o", "out"],
     "prune": [MODEL, "-o", "out", "--drop", "2"],
     "arrange": [MODEL, "-o", "out", "--blocks", "0-3,zero"],
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
@@ -55,6 +57,25 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
+    ("remove_ln", "--finetune", "finetune", True),
+    ("remove_ln", "--one-shot", "one_shot", True),
+    ("remove_ln", "--data=t.txt", "data", "t.txt"),
+    ("remove_ln", "--text-column=body", "text_column", "body"),
+    ("remove_ln", "--tokens=99", "tokens", 99),
+    ("remove_ln", "--max-length=64", "max_length", 64),
+    ("remove_ln", "--schedule=gpt2", "schedule", "gpt2"),
+    ("remove_ln", "--sites=mlp,final", "sites", "mlp,final"),
+    ("remove_ln", "--export=partial", "export", "partial"),
+    ("remove_ln", "--no-control", "control", False),
+    ("remove_ln", "--teacher=control", "teacher", "control"),
+    ("remove_ln", "--lr=1e-4", "lr", 0.0001),
+    ("remove_ln", "--batch-size=2", "batch_size", 2),
+    ("remove_ln", "--gradient-accumulation=3", "gradient_accumulation", 3),
+    ("remove_ln", "--gradient-checkpointing", "gradient_checkpointing", True),
+    ("remove_ln", "--bf16", "bf16", True),
+    ("remove_ln", "--save-every=5", "save_every", 5),
+    ("remove_ln", "--resume", "resume", True),
+    ("remove_ln", "--report-to=trackio", "report_to", "trackio"),
     ("prune", "--stack=decoder", "stack", "decoder"),
     ("prune", "--method=taylor", "method", "taylor"),
     ("prune", "--iterative", "iterative", True),
@@ -90,7 +111,7 @@ OPTIONS = [
     ("heal", "--resume", "resume", True),
     *(
         (command, given, name, value)
-        for command in ("prune", "arrange", "heal")
+        for command in ("remove_ln", "prune", "arrange", "heal")
         for given, name, value in (
             ("--dtype=bfloat16", "dtype", "bfloat16"),
             ("--device=cuda:1", "device", "cuda:1"),
@@ -120,6 +141,11 @@ OPTIONS = [
 ]
 
 
+def spelled(command):
+    """The function's name as the command line has it."""
+    return command.replace("_", "-")
+
+
 @pytest.fixture(params=DOCUMENTS)
 def faked(request, monkeypatch):
     """A command's name and the fake in place of its API function."""
@@ -132,7 +158,7 @@ def faked(request, monkeypatch):
 def test_an_option_reaches_the_api(monkeypatch, capsys, command, given, name, value):
     fake = Fake(DOCUMENTS[command]())
     monkeypatch.setattr(normsurgery, command, fake)
-    assert main([command, *NEEDED[command], given]) == 0
+    assert main([spelled(command), *NEEDED[command], given]) == 0
     assert fake.calls[0][1][name] == value
 
 
@@ -153,7 +179,7 @@ def test_defaults_are_the_api_s_own(monkeypatch, capsys, command):
     function = getattr(normsurgery, command)
     fake = Fake(DOCUMENTS[command]())
     monkeypatch.setattr(normsurgery, command, fake)
-    assert main([command, *NEEDED[command]]) == 0
+    assert main([spelled(command), *NEEDED[command]]) == 0
     defaults = {
         name: p.default for name, p in inspect.signature(function).parameters.items()
         if p.default is not p.empty
@@ -176,7 +202,7 @@ def needed_options(function):
 
 def test_what_must_be_given_arrives(faked, capsys):
     command, fake = faked
-    main([command, *NEEDED[command]])
+    main([spelled(command), *NEEDED[command]])
     words = [word for word in NEEDED[command] if word != "-o"]
     option = next((at for at, word in enumerate(words) if word.startswith("--")), len(words))
     given, options = fake.calls[0]
@@ -187,14 +213,14 @@ def test_what_must_be_given_arrives(faked, capsys):
 
 def test_the_report_goes_to_stdout_and_nothing_to_stderr(faked, capsys):
     command, _ = faked
-    assert main([command, *NEEDED[command]]) == 0
+    assert main([spelled(command), *NEEDED[command]]) == 0
     out, err = capsys.readouterr()
     assert "EleutherAI/pythia-160m" in out and err == ""
 
 
 def test_json_is_the_document_and_nothing_else(faked, capsys):
     command, fake = faked
-    assert main([command, *NEEDED[command], "--json"]) == 0
+    assert main([spelled(command), *NEEDED[command], "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out) == fake.answer and err == ""
 
@@ -227,12 +253,14 @@ def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
     assert parsed["verification"]["logits"]["max"] is None
 
 
-@pytest.mark.parametrize(("command", "hint"), [("prune", "the same command"), ("heal", "--resume")])
+@pytest.mark.parametrize(("command", "hint"), [
+    ("prune", "the same command"), ("heal", "--resume"), ("remove_ln", "--resume"),
+])  # fmt: skip
 def test_an_interrupted_run_that_can_go_on_says_how(monkeypatch, capsys, command, hint):
     def interrupted(*given, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(normsurgery, command, interrupted)
-    assert main([command, *NEEDED[command]]) == 130
+    assert main([spelled(command), *NEEDED[command]]) == 130
     said = capsys.readouterr().err
     assert "error: interrupted" in said and hint in said

@@ -1,9 +1,11 @@
 import io
+from contextlib import contextmanager
 
 from rich.console import Console
 
 from normsurgery.cli.progress import Amount, Bars, amount
 from normsurgery.report.progress import Silent
+from tests.report import documents
 
 
 def terminal():
@@ -58,3 +60,35 @@ def test_amounts():
 def test_silent_takes_every_call():
     with Silent().task("write", None, "bytes") as advance:
         advance(3)
+
+
+LIVE = {"step": 10, "steps": 200, "removed": 3, "paths": 10, "last": "h.0.ln_2", "loss": 3.14159,
+        "drift": 1.02}  # fmt: skip
+
+
+@contextmanager
+def told(terminal):
+    """A run of 200 steps that tells its figures; what the console has at each."""
+    console = Console(file=io.StringIO(), width=120, force_terminal=terminal, highlight=False)
+    with Bars(console) as bars:
+        bars.tell("plan", documents.remove_ln_document())
+        with bars.task("train", 200, "steps") as advance:
+            for step in range(1, 201):
+                advance(1)
+                bars.tell("removal", {**LIVE, "step": step})
+            bars._bars.refresh()
+            yield console.file.getvalue()
+        bars._bars.refresh()
+
+
+def test_without_a_terminal_a_run_speaks_now_and_then():
+    with told(terminal=False) as text:
+        assert "When each norm goes" in text
+        assert text.count("loss 3.1416") == 20
+        assert "step 200 of 200" in text and "step 199 of 200" not in text
+
+
+def test_on_a_terminal_a_run_has_a_table():
+    with told(terminal=True) as text:
+        assert "When each norm goes" in text
+        assert "σ drift" in text and "200 of 200" in text

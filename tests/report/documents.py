@@ -351,7 +351,8 @@ def remove_ln_document() -> dict[str, Any]:
     ]
     merges = [{"step": 150 + i, "action": "merge", "paths": [s]} for i, s in enumerate(SPECIAL)]
     for entry in document["losses"].values():
-        entry["control"] = entry.pop("drop")
+        control, result = entry.pop("drop"), entry.pop("result")
+        entry |= {"control": control, "result": result}
     receipts = [
         {**document["receipts"][0], "surgery": "train"},
         {

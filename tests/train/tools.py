@@ -11,7 +11,7 @@ import torch
 
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import open_checkpoint
-from normsurgery.report.progress import Advance
+from normsurgery.report.progress import Advance, Silent, Unit
 from normsurgery.train.options import LossWeights, Method, TrainOptions
 from normsurgery.train.run import Subject, Trained, train
 
@@ -61,14 +61,14 @@ class InterruptedRunError(Exception):
     """Stands for whatever stops a run from outside."""
 
 
-class StopsAt:
+class StopsAt(Silent):
     """A Progress whose training task raises when so many steps are done."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
 
     @contextmanager
-    def task(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
+    def task(self, description: str, total: int | None, unit: Unit) -> Iterator[Advance]:
         def advance(n: int, note: str = "") -> None:
             self.left -= n
             if description == "train" and self.left <= 0:

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from normsurgery.errors import UnsupportedModelError
+from normsurgery.report.progress import Silent
 from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
 from normsurgery.verify import run as run_module
 from normsurgery.verify.load import available_memory_bytes, load_model
@@ -104,7 +105,7 @@ def test_spooled_outputs_give_the_same_figures(tiny, tmp_path, monkeypatch):
 
 
 def test_progress_counts_every_token_of_every_stage(tiny):
-    class Counting:
+    class Counting(Silent):
         def __init__(self) -> None:
             self.stages: dict[str, list[int]] = {}
 

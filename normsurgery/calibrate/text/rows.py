@@ -67,6 +67,15 @@ class TextRows:
             self._part(order[:held].sort().values, "held out"),
         )
 
+    def at_most(self, tokens: int) -> TextRows:
+        """Whole rows spread evenly over these, with about so many tokens; all where they are few."""
+        count = max(1, len(self.ids) * tokens // max(1, self.tokens))
+        if count >= len(self.ids):
+            return self
+        chosen = torch.arange(count) * len(self.ids) // count
+        ids, mask = self.ids[chosen], self.mask[chosen]
+        return TextRows(ids, mask, _described(ids, mask, self.about))
+
     def batches(self, rows: int) -> list[TextRows]:
         """Consecutive batches of at most `rows` rows, each cut to its own longest row."""
         cuts = []

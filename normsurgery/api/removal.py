@@ -1,0 +1,123 @@
+"""What a removal of norms is made of, its document, and what a dry run says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from normsurgery.anatomy.twin import meta_model
+from normsurgery.api.document import source_document
+from normsurgery.api.removal_export import Exporter
+from normsurgery.api.removal_plan import Budget, budget_of, control_choice, estimate
+from normsurgery.api.removal_request import RemovalRequest
+from normsurgery.api.writing import Writing
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.graft.doors import one_door
+from normsurgery.surgery.cast import cast, stored_dtype
+from normsurgery.surgery.receipt import Receipt
+from normsurgery.train.norms.paths import NormPath, left_norms, read_paths
+from normsurgery.train.run import Subject
+from normsurgery.version import VERSION
+
+
+@dataclass(frozen=True)
+class Task:
+    """source: the checkpoint that gets the new values, with one way in and in the dtype asked for.
+
+    receipts, notes: of what made it so. paths: what is removed at one time each, as the twin shows
+    it. left: norm → why it stays. budget: the schedule and what a step is. exporter: how the result
+    is stored.
+    """
+
+    request: RemovalRequest
+    subject: Subject
+    writing: Writing
+    source: Checkpoint
+    receipts: tuple[Receipt, ...]
+    notes: tuple[str, ...]
+    paths: tuple[NormPath, ...]
+    left: Mapping[str, str]
+    budget: Budget
+    exporter: Exporter
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel for tensor in self.subject.checkpoint.values())
+
+    @property
+    def vocabulary(self) -> int:
+        size: int = self.subject.examination.config.get_text_config().vocab_size
+        return size
+
+
+def open_task(model: Any, writing: Writing, request: RemovalRequest) -> Task:
+    """Open and examine the model; everything that can be refused early is."""
+    opened = writing.open_source(model)
+    subject = Subject.of(
+        opened, trust_remote_code=request.trust_remote_code, allow_pickle=writing.allow_pickle
+    )
+    examination = subject.examination
+    source, notes = one_door(opened, examination.model_class)
+    receipts: tuple[Receipt, ...] = ()
+    if request.dtype is not None:
+        source, receipt = cast(source, stored_dtype(request.dtype))
+        receipts = (receipt,)
+    twin = examination.twin.model
+    paths = read_paths(examination, twin, sites=request.sites)
+    left = left_norms(examination, twin, sites=request.sites)
+    parameters = sum(tensor.numel for tensor in opened.values())
+    budget = budget_of(request, opened.directory, paths, parameters)
+    exporter = Exporter.of(examination, paths, request.export, source_id=opened.model_id)
+    return Task(
+        request, subject, writing, source, receipts, notes, paths, left, budget, exporter
+    )  # fmt: skip
+
+
+def described(task: Task) -> dict[str, Any]:
+    """The document before anything is done."""
+    request = task.request
+    run, why = control_choice(request, task.budget.flops(task.parameters))
+    document = {
+        "command": "remove-ln",
+        "version": VERSION,
+        "source": source_document(
+            task.subject.checkpoint, task.subject.examination.model_class.__name__
+        ),
+        "output": None,
+        "target": task.exporter.target(),
+        "receipts": [receipt.to_dict() for receipt in task.receipts],
+        "notes": list(task.notes),
+        "verification": {"verdict": "skipped", "contract": request.contract},
+        "export": request.export,
+        "sites": list(request.sites),
+        "paths": [{"path": path.name, "kind": path.kind} for path in task.paths],
+        "left": dict(task.left),
+    }
+    if request.one_shot:
+        return document
+    return {
+        **document,
+        "schedule": task.budget.schedule.to_dict(),
+        "events": [event.to_dict() for event in task.budget.events],
+        "estimate": estimate(task.budget, task.parameters, task.subject.examination),
+        "control": {"run": run, "why": why},
+    }
+
+
+def planned(task: Task) -> dict[str, Any]:
+    """What a dry run adds: no weight is read and no text."""
+    examination = task.subject.examination
+    hollow = dict(meta_model(examination.model_class, examination.config).named_parameters())
+    values = {} if task.request.one_shot else hollow
+    scales = {path.name: 1.0 for path in task.paths}
+    result, receipts = task.exporter.export(
+        task.source, values, scales, contract=task.request.contract, parameters={}
+    )
+    every = [*task.receipts, *receipts]
+    return {
+        "receipts": [one.to_dict() for one in every],
+        "plan": task.writing.plan(
+            task.subject.checkpoint, result, every, task.request.contract
+        ),
+    }  # fmt: skip

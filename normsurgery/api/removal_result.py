@@ -1,0 +1,139 @@
+"""A model whose norms are frozen becomes files: folded, written, verified, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from normsurgery.api.healing import CHECK_ROWS, model_source
+from normsurgery.api.removal import Task
+from normsurgery.api.removal_measuring import (
+    calibrated,
+    compared,
+    freeze_all,
+    measured_on_disk,
+    original,
+    statistics_document,
+    text_of,
+    vocabulary_document,
+)
+from normsurgery.api.removal_request import CALIBRATION_TOKENS
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.train.domains import Domains
+from normsurgery.train.norms.attach import Removal
+from normsurgery.train.saved import folded_check
+from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
+from normsurgery.verify.linearity import linearity
+from normsurgery.verify.losses import Measured
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """model: in memory, eval, every path of `removal` frozen. values: parameters that trained.
+
+    about: what the receipt says of the run. notes: what it had to say. measured: other models on
+    the same text, in the order of the report.
+    """
+
+    model: Any
+    removal: Removal
+    values: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+    notes: tuple[str, ...]
+    measured: Mapping[str, Measured]
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """σ̂ by path."""
+        return {name: sigma.ordinary for name, sigma in self.removal.sigmas().items()}
+
+
+def one_shot_removed(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Every path frozen at its calibrated scale at once; nothing trains."""
+    domains = text_of(task, task.request.tokens or CALIBRATION_TOKENS)
+    holes, notes = vocabulary_document(task, domains.training)
+    added: dict[str, Any] = {"proof": task.exporter.prove(), "vocabulary": holes}
+    measured = {"original": original(task, domains)}
+    with calibrated(task, domains.training) as (model, removal):
+        added["statistics"] = statistics_document(task, removal)
+        freeze_all(removal)
+        about = {"calibration": domains.training.about, "sites": list(task.request.sites)}
+        frozen = Frozen(model, removal, {}, about, tuple(notes), measured)
+        added["calibration"] = domains.training.about
+        return written(task, {**document, **added}, frozen, domains, added)
+
+
+def written(
+    task: Task,
+    document: Mapping[str, Any],
+    frozen: Frozen,
+    domains: Domains,
+    added: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Fold, write, verify, measure and publish; `added` with what that adds to the document.
+
+    Raises VerificationError where the saved files are not the model in memory, or not linear.
+    """
+    request = task.request
+    result, receipts = task.exporter.export(
+        task.source, frozen.values, frozen.scales, contract=request.contract,
+        parameters=frozen.about,
+    )  # fmt: skip
+    notes = [*task.notes, *frozen.notes]
+    made: dict[str, Any] = {
+        **added,
+        "receipts": [one.to_dict() for one in (*task.receipts, *receipts)],
+        "notes": notes,
+        "reproduce": request.command(task.subject.checkpoint.model_id),
+    }
+    recipe = {"source": task.subject.checkpoint.model_id, "steps": [request.step()]}
+    papers = {**document, **made, "recipe": recipe}
+    beside: dict[str, Any] = {}
+
+    def verified(staged: Path) -> dict[str, Any]:
+        saved = task.exporter.saved(staged)
+        measured = {**frozen.measured, "result": measured_on_disk(task, saved, domains)}
+        beside.update(compared(task, domains, measured))
+        if not request.verify:
+            return {"verdict": "skipped", "contract": request.contract}
+        found = _verification(task, frozen, result, saved, domains)
+        beside.update(_linear(task, saved, domains, found))
+        return found
+
+    made |= task.writing.write(
+        task.subject.checkpoint, result, papers, verified, notes=notes, beside=beside
+    )
+    return {**made, **beside}
+
+
+def _verification(
+    task: Task, frozen: Frozen, result: Checkpoint, saved: ModelSource, domains: Domains
+) -> dict[str, Any]:
+    """The saved files against the frozen model in memory, and beside the model as it was."""
+    held_out = next(iter(domains.measured.values()))
+    with frozen.removal.still():
+        check = folded_check(
+            frozen.model, tuple(frozen.values), result, task.subject.examination.names, saved,
+            held_out.ids[:CHECK_ROWS], bound=task.exporter.bound(frozen.removal),
+        )  # fmt: skip
+    request = task.request
+    options = VerifyOptions(contract=request.contract, device=request.device, seed=request.seed)
+    progress = task.writing.progress
+    reference = run_reference(model_source(task.subject), options, progress=progress)
+    judged = judge(reference, saved, progress=progress).to_dict()
+    said = (
+        f"the saved files' logits are {check['error']:.3g} × std from those of the model in "
+        f"memory, {check['allowed']:.3g} is allowed; rounding to the storage dtype moves "
+        f"{check['rounding']:.3g}"
+    )
+    judged["notes"] = [*judged["notes"], said]
+    if not check["passed"]:
+        judged |= {"verdict": "fail", "why": said, "reasons": [*judged["reasons"], said]}
+    return {
+        "verdict": judged["verdict"], "contract": request.contract,
+        task.exporter.form: judged, "saved": check,
+    }  # fmt: skip
