@@ -110,11 +110,8 @@ def train(
 
     pairs = pairing(student, teacher, options)
     set_seed(options.seed)  # adapters are drawn before the Trainer sets it
-    model = student.load(torch.float32)
-    without_dropout(model)
+    model = ready_model(student, options)
     taps = Taps([model.get_submodule(student_block) for student_block, _ in pairs])
-    if options.gradient_checkpointing:
-        _checkpoint_activations(model)
     model, changed, notes = choose(model, student.examination, options)
     trainer = SurgeryTrainer(
         model=model,
@@ -133,14 +130,23 @@ def train(
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     merged = merge_lora(trainer.model) if options.method == "lora" else trainer.model
     return Trained(
-        state=merged.state_dict(),
+        state=whole_state(trainer) if merged is trainer.model else merged.state_dict(),
         changed=tuple(changed),
         trainable_parameters=count,
         notes=notes,
         model=merged.eval(),
         main=trainer.is_world_process_zero(),
-        **_history(trainer.state),
+        **history(trainer.state),
     )
+
+
+def ready_model(student: Subject, options: TrainOptions) -> Any:
+    """The model with float32 master weights and without dropout, on the CPU."""
+    model = student.load(torch.float32)
+    without_dropout(model)
+    if options.gradient_checkpointing:
+        _checkpoint_activations(model)
+    return model
 
 
 def pairing(
@@ -199,11 +205,20 @@ def _checkpoint_activations(model: nn.Module) -> None:
     (enable or model.gradient_checkpointing_enable)()  # type: ignore[operator]
 
 
-def _history(state: Any) -> dict[str, Any]:
+def whole_state(trainer: Any) -> Mapping[str, Tensor]:
+    """The model's values by name; gathered where processes share them out (in the main one)."""
+    if trainer.is_fsdp_enabled:
+        gathered: Mapping[str, Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        return gathered
+    state: Mapping[str, Tensor] = trainer.model.state_dict()
+    return state
+
+
+def history(state: Any) -> dict[str, Any]:
     """Steps, tokens, the loss of each step, and the mean of each part over the last tenth."""
     steps = [entry for entry in state.log_history if "grad_norm" in entry]
     last = steps[-max(1, len(steps) // 10) :]
-    parts = [name for name in ("loss", "ce", "kl", "hidden") if name in steps[-1]]
+    parts = [name for name in ("loss", "ce", "kl", "hidden", "aux") if name in steps[-1]]
     return {
         "steps": int(state.global_step),
         "tokens": int(sum(entry["tokens"] for entry in steps)),
