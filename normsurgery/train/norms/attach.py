@@ -21,7 +21,6 @@ from normsurgery.train.norms.tokens import (
     END,
     FIRST,
     ORDINARY,
-    Tokens,
     argument_names,
     read_tokens,
 )
@@ -238,7 +237,7 @@ class Removal:
                 self._patch(module, FusedReader(site, module, reader, split))
 
     def _patch(self, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
         self._patched.append(module)
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:

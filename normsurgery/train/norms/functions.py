@@ -31,11 +31,11 @@ def real(
         inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.eps)
         y = wide * inverse if gain is None else wide * inverse * gain
         return _narrow(y if shift is None else y + shift, x, weight), 1 / inverse.detach()[..., 0]
-    flat = gain is None or gain.dim() == 1
+    by_head = gain is not None and gain.dim() > 1
     y, _, inverse = torch.native_layer_norm(
-        wide, wide.shape[-1:], gain if flat else None, shift if flat else None, norm.eps
+        wide, wide.shape[-1:], None if by_head else gain, None if by_head else shift, norm.eps
     )
-    if not flat:
+    if by_head and gain is not None:
         y = y * gain if shift is None else y * gain + shift
     return _narrow(y, x, weight), 1 / inverse.detach()[..., 0]
 

@@ -79,7 +79,7 @@ def read_paths(
         said = f"--sites {wrong[0]} is none of {', '.join(SITES)}" if wrong else "no site is asked"
         raise UsageError(said, f"--sites {','.join(DEFAULT_SITES)}")
     anatomy = examination.anatomy
-    _check(anatomy)
+    _check(anatomy, _text_sites(examination))
     left = left_norms(examination, sites=SITES)
     chosen = [site for name, site in anatomy.sites.items() if name not in left]
     found = [path for path in _paths(chosen, examination, model) if _asked(path, sites)]
@@ -107,7 +107,8 @@ def left_norms(
 def end_token(model: Any) -> int | None:
     """The id that ends a text, by the model's generation settings or its configuration."""
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    find = getattr(config, "get_text_config", None)
+    text = config if find is None else find()
     for holder in (getattr(model, "generation_config", None), text, config):
         value = getattr(holder, "eos_token_id", None)
         if isinstance(value, (list, tuple)):
@@ -120,7 +121,7 @@ def end_token(model: Any) -> int | None:
 # -- which sites --------------------------------------------------------------------------------
 
 
-def _check(anatomy: Anatomy) -> None:
+def _check(anatomy: Anatomy, text: Collection[str]) -> None:
     kinds = {site.norm.kind for site in anatomy.sites.values()}
     if not kinds:
         raise UnsupportedModelError("it has no norm", "normsurgery inspect MODEL")
@@ -129,7 +130,8 @@ def _check(anatomy: Anatomy) -> None:
             "its norms are BatchNorms, which divide by a constant already when they run",
             "normsurgery inspect MODEL   # what does apply",
         )
-    reasons = [reason for stream in anatomy.streams for reason in stream.why_not]
+    streams = [stream for stream in anatomy.streams if set(stream.sites) & set(text)]
+    reasons = [reason for stream in streams for reason in stream.why_not]
     post = next((reason for reason in reasons if _POST_LN in reason), None)
     if post is not None:
         raise UnsupportedModelError(
