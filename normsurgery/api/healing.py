@@ -21,10 +21,11 @@ from normsurgery.graft.classes import auto_classes
 from normsurgery.graft.load import load_graft_class
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.set_parameters import set_parameters
+from normsurgery.train.arguments import is_main_process
 from normsurgery.train.depth import recorded_blocks
 from normsurgery.train.domains import Domains, load_domains
 from normsurgery.train.options import TrainOptions
-from normsurgery.train.run import Subject, Trained, choose, is_main_process, train
+from normsurgery.train.run import Subject, Trained, choose, train
 from normsurgery.train.saved import saved_check
 from normsurgery.train.trainable import trained_count
 from normsurgery.train.work import begin_run, check_run, end_run, last_checkpoint, work_directory

@@ -6,7 +6,6 @@ share of the rows, all end with the same weights.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.report.progress import Progress, Silent
+from normsurgery.train.arguments import is_main_process, training_arguments
 from normsurgery.train.data import RowsDataset, collate
 from normsurgery.train.depth import matched_blocks, recorded_order, text_stack
 from normsurgery.train.lora import add_lora, linear_names, merge_lora, stacked_names
@@ -34,7 +34,7 @@ from normsurgery.train.trainable import (
     trained_names,
     without_dropout,
 )
-from normsurgery.train.trainer import HealTrainer, Teacher, Watch
+from normsurgery.train.trainer import Objective, SurgeryTrainer, Teacher, Watch
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,15 @@ def train(
 
     pairs = pairing(student, teacher, options)
     set_seed(options.seed)  # adapters are drawn before the Trainer sets it
-    model = student.load(torch.float32)
-    without_dropout(model)
+    model = ready_model(student, options)
     taps = Taps([model.get_submodule(student_block) for student_block, _ in pairs])
-    if options.gradient_checkpointing:
-        _checkpoint_activations(model)
     model, changed, notes = choose(model, student.examination, options)
-    trainer = HealTrainer(
+    trainer = SurgeryTrainer(
         model=model,
         args=training_arguments(options, len(rows.ids), work),
         train_dataset=RowsDataset(rows),
         data_collator=collate,
-        weights=options.weights,
+        objective=Objective(weights=lambda step: options.weights),
         taps=taps,
         teacher=_ready_teacher(teacher, pairs, options),
     )
@@ -133,14 +130,23 @@ def train(
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     merged = merge_lora(trainer.model) if options.method == "lora" else trainer.model
     return Trained(
-        state=merged.state_dict(),
+        state=whole_state(trainer) if merged is trainer.model else merged.state_dict(),
         changed=tuple(changed),
         trainable_parameters=count,
         notes=notes,
         model=merged.eval(),
         main=trainer.is_world_process_zero(),
-        **_history(trainer.state),
+        **history(trainer.state),
     )
+
+
+def ready_model(student: Subject, options: TrainOptions) -> Any:
+    """The model with float32 master weights and without dropout, on the CPU."""
+    model = student.load(torch.float32)
+    without_dropout(model)
+    if options.gradient_checkpointing:
+        _checkpoint_activations(model)
+    return model
 
 
 def pairing(
@@ -160,65 +166,6 @@ def pairing(
     order = recorded_order(student.checkpoint.directory, other.depth)
     pairs = matched_blocks(own.depth, other.depth, order)
     return [(own.blocks[left], other.blocks[right]) for left, right in pairs]
-
-
-def training_arguments(options: TrainOptions, rows: int, work: Path) -> Any:
-    """transformers.TrainingArguments for a run over so many rows."""
-    from transformers import TrainingArguments
-
-    steps = options.steps_over(rows, process_count())
-    on_cpu = options.device == "cpu" or not torch.cuda.is_available()
-    if options.device.startswith("cuda") and on_cpu:
-        raise UsageError(f"--device {options.device}: there is no CUDA device", "--device cpu")
-    if options.device.startswith("cuda:") and options.device != "cuda:0":
-        raise UsageError(
-            "training runs on the first device that the process sees",
-            f"CUDA_VISIBLE_DEVICES={options.device.removeprefix('cuda:')} normsurgery heal …",
-        )
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=steps,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(options.warmup * steps),
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.clip,
-        per_device_train_batch_size=options.batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation,
-        bf16=_bf16(options.bf16, on_cpu),
-        use_cpu=on_cpu,
-        seed=options.seed,
-        data_seed=options.seed,
-        save_steps=options.save_every or max(1, steps // 10),
-        save_total_limit=1,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not on_cpu,
-        # a tower that text does not pass has no gradient
-        ddp_find_unused_parameters=options.method == "full",
-    )
-    if process_count() == 1:
-        arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel would copy the taps
-    return arguments
-
-
-def is_main_process() -> bool:
-    """Whether this process writes and prints, as the launcher numbered it."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def process_count() -> int:
-    """How many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _bf16(asked: bool | None, on_cpu: bool) -> bool:
-    if asked is None:
-        return not on_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    return asked
 
 
 def choose(
@@ -258,11 +205,20 @@ def _checkpoint_activations(model: nn.Module) -> None:
     (enable or model.gradient_checkpointing_enable)()  # type: ignore[operator]
 
 
-def _history(state: Any) -> dict[str, Any]:
+def whole_state(trainer: Any) -> Mapping[str, Tensor]:
+    """The model's values by name; gathered where processes share them out (in the main one)."""
+    if trainer.is_fsdp_enabled:
+        gathered: Mapping[str, Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        return gathered
+    state: Mapping[str, Tensor] = trainer.model.state_dict()
+    return state
+
+
+def history(state: Any) -> dict[str, Any]:
     """Steps, tokens, the loss of each step, and the mean of each part over the last tenth."""
     steps = [entry for entry in state.log_history if "grad_norm" in entry]
     last = steps[-max(1, len(steps) // 10) :]
-    parts = [name for name in ("loss", "ce", "kl", "hidden") if name in steps[-1]]
+    parts = [name for name in ("loss", "ce", "kl", "hidden", "aux") if name in steps[-1]]
     return {
         "steps": int(state.global_step),
         "tokens": int(sum(entry["tokens"] for entry in steps)),

@@ -24,14 +24,19 @@ def work_directory(output: Path, command: str) -> Path:
     return output.with_name(f".{output.name}.{command}")
 
 
-def last_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that was written to its end, None where there is none."""
-    found = [
+def checkpoints(directory: Path) -> list[tuple[int, Path]]:
+    """(step, path) of each checkpoint that was written to its end, the oldest first."""
+    return sorted(
         (int(match[1]), path)
         for path in (directory.iterdir() if directory.is_dir() else ())
         if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _LAST_WRITTEN).is_file()
-    ]
-    return max(found)[1] if found else None
+    )
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, None where there is none."""
+    found = checkpoints(directory)
+    return found[-1][1] if found else None
 
 
 def has_progress(directory: Path) -> bool:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from normsurgery.errors import SurgeryError, UsageError
+from normsurgery.train.arguments import training_arguments
 from normsurgery.train.options import LossWeights
-from normsurgery.train.run import training_arguments
 from normsurgery.train.work import last_checkpoint
 from tests.train.tools import DIVERGENCE, InterruptedRunError, StopsAt, options, rows, run
 

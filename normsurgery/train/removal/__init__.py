@@ -1,0 +1,1 @@
+"""Norms removed while the model trains: schedule, clock, control."""
