@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from normsurgery.anatomy.twin import meta_model
 from normsurgery.api.document import source_document
 from normsurgery.api.removal_export import Exporter
-from normsurgery.api.removal_plan import Budget, budget_of, control_choice, estimate
+from normsurgery.api.removal_plan import Budget, budget_of, control_choice
 from normsurgery.api.removal_request import RemovalRequest
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
@@ -43,7 +42,7 @@ class Task:
 
     @property
     def parameters(self) -> int:
-        return sum(tensor.numel for tensor in self.subject.checkpoint.values())
+        return _parameters(self.subject.checkpoint)
 
     @property
     def vocabulary(self) -> int:
@@ -63,15 +62,22 @@ def open_task(model: Any, writing: Writing, request: RemovalRequest) -> Task:
     if request.dtype is not None:
         source, receipt = cast(source, stored_dtype(request.dtype))
         receipts = (receipt,)
-    twin = examination.twin.model
-    paths = read_paths(examination, twin, sites=request.sites)
-    left = left_norms(examination, twin, sites=request.sites)
-    parameters = sum(tensor.numel for tensor in opened.values())
-    budget = budget_of(request, opened.directory, paths, parameters)
-    exporter = Exporter.of(examination, paths, request.export, source_id=opened.model_id)
+    paths = read_paths(examination, examination.twin.model, sites=request.sites)
+    exporter = Exporter.of(
+        source, examination, paths, request.export, trust_remote_code=request.trust_remote_code
+    )
+    budget = budget_of(
+        request, subject, paths, parameters=_parameters(opened),
+        logs=writing.output.with_name(f"{writing.output.name}.runs"),
+    )  # fmt: skip
+    left = left_norms(examination, sites=request.sites)
     return Task(
         request, subject, writing, source, receipts, notes, paths, left, budget, exporter
     )  # fmt: skip
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(tensor.numel for tensor in checkpoint.values())
 
 
 def described(task: Task) -> dict[str, Any]:
@@ -99,25 +105,19 @@ def described(task: Task) -> dict[str, Any]:
     return {
         **document,
         "schedule": task.budget.schedule.to_dict(),
-        "events": [event.to_dict() for event in task.budget.events],
-        "estimate": estimate(task.budget, task.parameters, task.subject.examination),
+        "events": [event.to_dict() for event in task.budget.plan.events],
+        "estimate": task.budget.estimate(task.parameters),
         "control": {"run": run, "why": why},
     }
 
 
 def planned(task: Task) -> dict[str, Any]:
     """What a dry run adds: no weight is read and no text."""
-    examination = task.subject.examination
-    hollow = dict(meta_model(examination.model_class, examination.config).named_parameters())
-    values = {} if task.request.one_shot else hollow
-    scales = {path.name: 1.0 for path in task.paths}
-    result, receipts = task.exporter.export(
-        task.source, values, scales, contract=task.request.contract, parameters={}
-    )
-    every = [*task.receipts, *receipts]
+    exported = task.exporter.plan(task.source)
+    receipts = [*task.receipts, *exported.receipts]
     return {
-        "receipts": [one.to_dict() for one in every],
+        "receipts": [one.to_dict() for one in receipts],
         "plan": task.writing.plan(
-            task.subject.checkpoint, result, every, task.request.contract
+            task.subject.checkpoint, exported.checkpoint, receipts, task.request.contract
         ),
-    }  # fmt: skip
+    }

@@ -16,6 +16,7 @@ from normsurgery.api.removal_request import CALIBRATION_TOKENS
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.calibrate.text.tokenizer import needed_tokenizer
 from normsurgery.calibrate.text.vocabulary import holes_note, vocabulary_holes
+from normsurgery.report.progress import Advance
 from normsurgery.train.domains import Domains, load_domains
 from normsurgery.train.norms.attach import Removal, attach
 from normsurgery.train.norms.paths import end_token, read_paths
@@ -100,21 +101,24 @@ def calibrated(task: Task, rows: TextRows) -> Iterator[tuple[Any, Removal]]:
     model = task.subject.load(torch.float32).to(device)
     paths = read_paths(task.subject.examination, model, sites=task.request.sites)
     removal = attach(model, paths, end=end_token(model))
-    progress = task.writing.progress
-    with progress.task("calibrate", rows.tokens, "tokens") as advance:
-        removal.observe(_fed(rows, device, advance))
+    with task.writing.progress.task("calibrate", rows.tokens, "tokens") as advance:
+        removal.observe(fed(rows, device, advance))
     try:
         yield model, removal
     finally:
         removal.detach()
 
 
-def _fed(rows: TextRows, device: torch.device, advance: Any) -> Iterator[dict[str, torch.Tensor]]:
+def fed(
+    rows: TextRows, device: torch.device, advance: Advance | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The rows as arguments of a model's forward."""
     for batch in rows.batches(_ROWS):
         yield {
-            "input_ids": batch.ids.to(device), "attention_mask": batch.mask.long().to(device)
+            "input_ids": batch.ids.to(device), "attention_mask": batch.mask.long().to(device),
         }  # fmt: skip
-        advance(batch.tokens)
+        if advance is not None:
+            advance(batch.tokens)
 
 
 def statistics_document(task: Task, removal: Removal) -> list[dict[str, Any]]:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from normsurgery.api.healing import CHECK_ROWS, model_source
 from normsurgery.api.removal import Task
+from normsurgery.api.removal_export import Exported
 from normsurgery.api.removal_measuring import (
     calibrated,
     compared,
+    fed,
     freeze_all,
     measured_on_disk,
     original,
@@ -22,13 +24,15 @@ from normsurgery.api.removal_measuring import (
     vocabulary_document,
 )
 from normsurgery.api.removal_request import CALIBRATION_TOKENS
-from normsurgery.checkpoint import Checkpoint
 from normsurgery.train.domains import Domains
 from normsurgery.train.norms.attach import Removal
+from normsurgery.train.norms.variance import largest_variance
 from normsurgery.train.saved import folded_check
 from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
 from normsurgery.verify.linearity import linearity
 from normsurgery.verify.losses import Measured
+
+VARIANCE_TOKENS = 16_384  # of each domain
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def one_shot_removed(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     """Every path frozen at its calibrated scale at once; nothing trains."""
     domains = text_of(task, task.request.tokens or CALIBRATION_TOKENS)
     holes, notes = vocabulary_document(task, domains.training)
-    added: dict[str, Any] = {"proof": task.exporter.prove(), "vocabulary": holes}
+    added: dict[str, Any] = {
+        "proof": task.exporter.prove().to_dict(), "vocabulary": holes,
+    }  # fmt: skip
     measured = {"original": original(task, domains)}
     with calibrated(task, domains.training) as (model, removal):
         added["statistics"] = statistics_document(task, removal)
@@ -79,14 +85,15 @@ def written(
     Raises VerificationError where the saved files are not the model in memory, or not linear.
     """
     request = task.request
-    result, receipts = task.exporter.export(
-        task.source, frozen.values, frozen.scales, contract=request.contract,
-        parameters=frozen.about,
+    exported = task.exporter.export(
+        task.source, frozen.values, frozen.removal.paths, frozen.scales,
+        variance=_variance(task, frozen, domains), contract=request.contract, about=frozen.about,
     )  # fmt: skip
-    notes = [*task.notes, *frozen.notes]
+    receipts = [*task.receipts, *exported.receipts]
+    notes = [*task.notes, *frozen.notes, *exported.plan.notes]
     made: dict[str, Any] = {
         **added,
-        "receipts": [one.to_dict() for one in (*task.receipts, *receipts)],
+        "receipts": [one.to_dict() for one in receipts],
         "notes": notes,
         "reproduce": request.command(task.subject.checkpoint.model_id),
     }
@@ -95,30 +102,42 @@ def written(
     beside: dict[str, Any] = {}
 
     def verified(staged: Path) -> dict[str, Any]:
-        saved = task.exporter.saved(staged)
+        saved = exported.saved(staged)
         measured = {**frozen.measured, "result": measured_on_disk(task, saved, domains)}
         beside.update(compared(task, domains, measured))
         if not request.verify:
             return {"verdict": "skipped", "contract": request.contract}
-        found = _verification(task, frozen, result, saved, domains)
-        beside.update(_linear(task, saved, domains, found))
+        found = _verification(task, frozen, exported, saved, domains)
+        if request.export == "graft":
+            beside["linearity"] = _linear(task, saved, domains)
+            _count_linearity(found, exported.form, beside["linearity"])
         return found
 
     made |= task.writing.write(
-        task.subject.checkpoint, result, papers, verified, notes=notes, beside=beside
-    )
+        task.subject.checkpoint, exported.checkpoint, papers, verified, notes=notes,
+        beside=beside,
+    )  # fmt: skip
     return {**made, **beside}
 
 
+def _variance(task: Task, frozen: Frozen, domains: Domains) -> float:
+    """The largest that a norm of the frozen model sees in text that did not train."""
+    device = next(frozen.model.parameters()).device
+    texts = [rows.at_most(VARIANCE_TOKENS) for rows in domains.measured.values()]
+    with frozen.removal.still():
+        batches = (batch for rows in texts for batch in fed(rows, device))
+        return largest_variance(frozen.model, frozen.removal.paths, batches)
+
+
 def _verification(
-    task: Task, frozen: Frozen, result: Checkpoint, saved: ModelSource, domains: Domains
+    task: Task, frozen: Frozen, exported: Exported, saved: ModelSource, domains: Domains
 ) -> dict[str, Any]:
     """The saved files against the frozen model in memory, and beside the model as it was."""
     held_out = next(iter(domains.measured.values()))
     with frozen.removal.still():
         check = folded_check(
-            frozen.model, tuple(frozen.values), result, task.subject.examination.names, saved,
-            held_out.ids[:CHECK_ROWS], bound=task.exporter.bound(frozen.removal),
+            frozen.model, tuple(frozen.values), exported.checkpoint,
+            task.subject.examination.names, saved, held_out.ids[:CHECK_ROWS], bound=exported.bound,
         )  # fmt: skip
     request = task.request
     options = VerifyOptions(contract=request.contract, device=request.device, seed=request.seed)
@@ -135,5 +154,5 @@ def _verification(
         judged |= {"verdict": "fail", "why": said, "reasons": [*judged["reasons"], said]}
     return {
         "verdict": judged["verdict"], "contract": request.contract,
-        task.exporter.form: judged, "saved": check,
+        exported.form: judged, "saved": check,
     }  # fmt: skip

@@ -16,10 +16,11 @@ from normsurgery.api.removal_measuring import (
 )
 from normsurgery.api.removal_result import Frozen, written
 from normsurgery.checkpoint import hash_files
-from normsurgery.train.arguments import is_main_process
+from normsurgery.report.progress import Progress
+from normsurgery.train.arguments import is_main_process, process_count
 from normsurgery.train.domains import Domains
+from normsurgery.train.removal.plan import Plan
 from normsurgery.train.removal.run import Removed, remove_norms_by_training
-from normsurgery.train.run import Subject
 from normsurgery.train.work import begin_run, check_run, end_run, last_checkpoint, work_directory
 
 
@@ -29,18 +30,17 @@ def finetuned(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     A process that is not the main one trains, and returns what it knows.
     """
     domains = text_of(task)
+    work = _begin(task, domains, document["control"])
     holes, notes = vocabulary_document(task, domains.training)
     passes = task.budget.tokens / max(1, domains.training.tokens)
     added: dict[str, Any] = {
         "vocabulary": holes,
         "estimate": {**document["estimate"], "passes": passes},
-        "proof": task.exporter.prove(),
+        "proof": task.exporter.prove().to_dict(),
     }
-    if is_main_process():
-        task.writing.progress.tell("plan", {**document, **added})
-    work = _begin(task, domains)
+    watch = _Watch(task.writing.progress, {**document, **added})
     control = controlled(task, document["control"], domains, work / "control")
-    removed = _removed(task, domains, control, work / "removal")
+    removed = _removed(task, domains, control, work / "removal", watch)
     added |= {
         "control": control.document,
         "training": _training(task, removed, domains),
@@ -60,10 +60,37 @@ def finetuned(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _begin(task: Task, domains: Domains) -> Path:
+class _Watch:
+    """Hands on what the run tells; the plan first, and again where the run changed it."""
+
+    def __init__(self, progress: Progress, document: Mapping[str, Any]) -> None:
+        self._progress, self._events = progress, document["events"]
+        if is_main_process():
+            progress.tell("plan", document)
+
+    def begin(self, plan: Plan) -> None:
+        events = [event.to_dict() for event in plan.events]
+        if events != self._events:  # the order was measured, or the run goes back and on
+            self._progress.tell("plan", {"events": events})
+        self._events = events
+
+    def step(
+        self, *, step: int, total: int, last_removed: str, loss: float, drift: float,
+        seconds_left: float | None,
+    ) -> None:  # fmt: skip
+        self._progress.tell(
+            "removal",
+            {
+                "step": step, "steps": total, "last": last_removed, "loss": loss, "drift": drift,
+                "seconds_left": seconds_left,
+            },
+        )  # fmt: skip
+
+
+def _begin(task: Task, domains: Domains, control: Mapping[str, Any]) -> Path:
     """The directory where an interrupted run waits, ready for this one."""
     work = work_directory(task.writing.output, "remove-ln")
-    run = _identity(task, domains)
+    run = _identity(task, domains, control)
     resume = task.request.resume
     check_run(work, run, resume=resume, overwrite=task.writing.overwrite)
     if is_main_process():
@@ -71,50 +98,47 @@ def _begin(task: Task, domains: Domains) -> Path:
     return work
 
 
-def _identity(task: Task, domains: Domains) -> dict[str, Any]:
+def _identity(task: Task, domains: Domains, control: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to be the continuation of another."""
-    request = task.request
-    same = ("sites", "teacher", "bf16", "batch_size", "seed", "dtype")
+    options = task.budget.options.to_dict()
+    for name in ("save_every", "device", "gradient_checkpointing", "report_to", "logging_dir"):
+        del options[name]  # these move no weight
     return {
-        **{name: getattr(request, name) for name in same},
-        "control": task.control.run,
+        **options,
+        "control": control["run"],
+        "teacher": task.request.teacher,
         "schedule": task.budget.schedule.to_dict(),
-        "accumulation": task.budget.accumulation,
-        "processes": task.budget.processes,
+        "processes": process_count(),
         "text": domains.training.about["sha256"],
         "model": [file.sha256 for file in hash_files(task.subject.checkpoint.weight_files)],
     }
 
 
-def _removed(task: Task, domains: Domains, control: Control, work: Path) -> Removed:
+def _removed(
+    task: Task, domains: Domains, control: Control, work: Path, watch: _Watch
+) -> Removed:  # fmt: skip
     """The removal itself, from the start or from where an interrupted run got to."""
-    progress = task.writing.progress
     return remove_norms_by_training(
-        task.subject, _teacher(task, control), domains.training, task.budget.schedule,
-        task.options, work,
-        sites=task.request.sites,
+        task.subject, control.model or task.subject, domains.training, task.budget.schedule,
+        task.budget.options, work,
         reference=control.reference,
         resume_from=last_checkpoint(work) if task.request.resume else None,
-        progress=progress,
-        watch=lambda facts: progress.tell("removal", facts),
+        progress=task.writing.progress,
+        watch=watch,
     )  # fmt: skip
 
 
-def _teacher(task: Task, control: Control) -> Subject | None:
-    """Whose predictions the model is held to; None where the schedule gives them no weight."""
-    if task.request.teacher == "none":
-        return None
-    return control.subject if task.request.teacher == "control" else task.subject
-
-
 def _training(task: Task, removed: Removed, domains: Domains) -> dict[str, Any]:
+    teacher = task.request.teacher or "original"
     return {
         "method": "norm removal",
         "steps": removed.steps,
         "tokens": removed.tokens,
+        "trainable_parameters": removed.trainable_parameters,
         "text": domains.training.about,
-        "teacher": task.request.teacher or "original",
-        "retries": list(removed.retries),
+        "teacher": teacher if task.budget.schedule.needs_teacher else "none",
+        "retries": removed.retries,
+        "seconds_estimated": removed.plan.seconds,
         "final": removed.final,
         "loss": [list(point) for point in removed.loss],
     }

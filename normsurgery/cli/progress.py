@@ -113,16 +113,11 @@ class Bars:
             for part in plan_report(facts):
                 self._console.print(part)
             return
-        left = self._seconds_left()
         if self._console.is_terminal:
             columns = range(len(LIVE_COLUMNS))
-            self._bars.table = plain_table(LIVE_COLUMNS, [live_row(facts, left)], whole=columns)
+            self._bars.table = plain_table(LIVE_COLUMNS, [live_row(facts)], whole=columns)
             return
         due = facts["step"] * _LINES // facts["steps"]
         if due > self._said or facts["step"] == facts["steps"]:
-            self._console.print(live_line(facts, left), soft_wrap=True)
+            self._console.print(live_line(facts), soft_wrap=True)
         self._said = due
-
-    def _seconds_left(self) -> float | None:
-        """Of the task that was begun last."""
-        return self._bars.tasks[-1].time_remaining if self._bars.tasks else None

@@ -194,7 +194,7 @@ def training_lines(training: Document) -> list[tuple[str, str]]:
     over = "" if tokens is None else f" over {figure(tokens)} tokens"
     lines.append(("steps", f"{figure(training['steps'])}{over}"))
     if training.get("retries"):
-        lines.append(("retries", f"{len(training['retries'])}: {training['retries'][-1]['why']}"))
+        lines.append(("retries", figure(training["retries"])))
     history = training.get("loss") or []
     if history:
         lines.append(("loss", f"{figure(history[0][1])} → {figure(history[-1][1])}"))

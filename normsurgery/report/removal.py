@@ -190,24 +190,23 @@ def linearity_line(linearity: Document) -> str:
     )
 
 
-LIVE_COLUMNS = ["step", "removed", "last", "loss", "σ drift", "ETA"]
+LIVE_COLUMNS = ["step", "removed last", "loss", "σ drift", "ETA"]
 
 
-def live_row(facts_: Document, seconds_left: float | None) -> list[str]:
+def live_row(told: Document) -> list[str]:
     """One line of the live table."""
     return [
-        f"{figure(facts_['step'])} of {figure(facts_['steps'])}",
-        f"{figure(facts_['removed'])} of {figure(facts_['paths'])}",
-        str(facts_.get("last") or "–"),
-        f"{facts_['loss']:.4f}",
-        figure(facts_.get("drift")),
-        duration(seconds_left),
+        f"{figure(told['step'])} of {figure(told['steps'])}",
+        str(told.get("last") or "–"),
+        f"{told['loss']:.4f}",
+        figure(told.get("drift")),
+        duration(told.get("seconds_left")),
     ]
 
 
-def live_line(facts_: Document, seconds_left: float | None) -> str:
+def live_line(told: Document) -> str:
     """The same where there is no terminal."""
-    cells = zip(LIVE_COLUMNS, live_row(facts_, seconds_left), strict=True)
+    cells = zip(LIVE_COLUMNS, live_row(told), strict=True)
     return " · ".join(f"{name} {value}" for name, value in cells)
 
 

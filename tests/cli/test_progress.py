@@ -62,8 +62,10 @@ def test_silent_takes_every_call():
         advance(3)
 
 
-LIVE = {"step": 10, "steps": 200, "removed": 3, "paths": 10, "last": "h.0.ln_2", "loss": 3.14159,
-        "drift": 1.02}  # fmt: skip
+LIVE = {
+    "step": 10, "steps": 200, "last": "h.0.ln_2", "loss": 3.14159, "drift": 1.02,
+    "seconds_left": 61.0,
+}  # fmt: skip
 
 
 @contextmanager
