@@ -5,13 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 from normsurgery.anatomy.axes import MOVES, child_axis
 from normsurgery.anatomy.linears import as_linear, stored
 from normsurgery.anatomy.model import Block, NormSite, Reader
 from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.trace import Node, Trace
 
-_ATTENTION = {"scaled_dot_product_attention", "softmax", "_safe_softmax"}
+SOFTMAX = {"softmax", "_safe_softmax"}
+
+
+def is_score(value: Tensor) -> bool:
+    """Whether a softmax's input looks like scores of positions against positions.
+
+    Heads make four axes of it, or three where they are folded into the batch; a router's softmax
+    over experts has fewer, or no square.
+    """
+    return value.dim() >= 4 or (value.dim() == 3 and value.shape[-1] == value.shape[-2])
+
+
+def _is_attention(node: Node) -> bool:
+    if node.op in SOFTMAX:
+        return node.value is not None and is_score(node.value)
+    return node.op == "scaled_dot_product_attention"
 
 
 def blocks_of(modules: Iterable[str]) -> list[Block]:
@@ -67,7 +84,7 @@ def site_of(
     *,
     residual: bool,
 ) -> NormSite:
-    """The site of one norm node. in_streams: every node that belongs to a stream."""
+    """The site of one norm node. in_streams: every node of a residual stream."""
     readers, unfoldable = _readers(node, norm, trace)
     role = _role(node, trace, in_streams, blocks, residual)
     return NormSite(norm, role, tuple(readers), unfoldable, _table(node))
@@ -143,7 +160,7 @@ def _role(
     if not inside:
         return "final"
     closures = [_closure(consumer, in_streams) for consumer in node.consumers]
-    scores = {found for closure in closures for found in closure if found.op in _ATTENTION}
+    scores = {found for closure in closures for found in closure if _is_attention(found)}
     mixing = scores.union(*(_closure(score, in_streams) for score in scores))
     kinds = {"attention" if closure & mixing else "mlp" for closure in closures}
     return " + ".join(sorted(kinds))

@@ -42,10 +42,9 @@ def read_anatomy(
     unread = [name for name in parameters if name not in trace.parameters]
     streams = [_with_siblings(stream, unread) for stream in streams]
     in_stream = {name for stream in streams for name in stream.sites}
-    covered = {node for region in regions for node in region.axes}
     sites = {
         node.module: site_of(
-            node, norms[node.module], trace, covered, blocks, residual=node.module in in_stream
+            node, norms[node.module], trace, nodes, blocks, residual=node.module in in_stream
         )
         for node in trace.norm_nodes()
     }
