@@ -63,6 +63,8 @@ def prove(
     exclusive: bool = False,
     bound: float = EXACT_BOUND,
     without: Collection[str] = (),
+    reference: Mapping[str, Tensor] | None = None,
+    wrong: Mapping[str, Operate] | None = None,
 ) -> Proof:
     """Prove a surgery on the twin.
 
@@ -70,10 +72,14 @@ def prove(
     directory to the class that opens it. centred: tensors of the result that must have zero mean
     along the given axis (float64 rounding allowed). exclusive: the source's class computes
     something else with the result, so it must fail to open it. bound: on the error / std. without:
-    outputs that the result does not have.
+    outputs that the result does not have. reference: what the result must give, by output; None:
+    what the twin gives. wrong: name → a wrong surgery that the comparison must notice; None: the
+    right result is spoiled instead. With a reference of its own, nothing rests on the anatomy's
+    streams: no output is left out for showing one, and the numeric witness is not asked.
     Raises VerificationError naming the tensor, the output or the form that is wrong.
     """
-    pushed = probe(examination.twin, examination.anatomy)
+    anatomy = examination.anatomy
+    pushed = probe(examination.twin, anatomy) if reference is None else 0.0
     with tempfile.TemporaryDirectory(prefix="normsurgery-twin-") as scratch:
         before, after = Path(scratch, "source"), Path(scratch, "result")
         save_twin(examination, before)
@@ -83,26 +89,63 @@ def prove(
         _check_centred(result, centred or {})
         if exclusive:
             _check_refused(examination.model_class, after)
-        hidden = (*examination.anatomy.exposed, *without)
         inputs = examination.twin.inputs
         # The twin in memory is the reference: names misread on the way to disk would show too.
         source = examination.twin.model
-        reference = run_outputs(source, inputs, without=hidden)
+        hidden = tuple(without)
+        if reference is None:
+            hidden = (*anatomy.exposed, *without)
+            reference = run_outputs(source, inputs, without=hidden)
         errors, controls = {}, {}
         for form, class_of in forms.items():
             model = load_float64(class_of(after), after)
             ours = _run_form(model, form, inputs, hidden)
             errors[form] = _checked_error(ours, reference, form, bound)
-            _sabotage(model, source, examination.anatomy)
-            spoiled = run_outputs(model, inputs, without=hidden)
-            controls[form] = relative_error(spoiled, reference)[0]
-            if not controls[form] >= CONTROL_FLOOR:
-                raise VerificationError(
-                    f"the proof cannot tell a wrong {form} result from a right one "
-                    f"(control {controls[form]:.1e})",
-                    "please report the model id",
+            if wrong is None:
+                _sabotage(model, source, anatomy)
+                spoiled = run_outputs(model, inputs, without=hidden)
+                controls[form] = _noticed(spoiled, reference, form, bound)
+                continue
+            found = {
+                name: _noticed(
+                    _wrong_outputs(examination, operate_wrongly, class_of, hidden),
+                    reference, form, bound, f" ({name})",
                 )
+                for name, operate_wrongly in wrong.items()
+            }  # fmt: skip
+            controls[form] = min(found.values())
     return Proof(errors, controls, pushed, tuple(reference), bound)
+
+
+def _noticed(
+    spoiled: Mapping[str, Tensor],
+    reference: Mapping[str, Tensor],
+    form: str,
+    bound: float,
+    how: str = "",
+) -> float:
+    """The error of a wrong result, which must be far above what a right one is allowed."""
+    error = relative_error(spoiled, reference)[0]
+    if not error >= max(CONTROL_FLOOR, 3 * bound):
+        raise VerificationError(
+            f"the proof cannot tell a wrong {form} result{how} from a right one "
+            f"(control {error:.1e})",
+            "please report the model id",
+        )
+    return error
+
+
+def _wrong_outputs(
+    examination: Examination, operate: Operate, class_of: FormClass, hidden: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """What a wrong surgery's result gives, opened in the same class."""
+    with tempfile.TemporaryDirectory(prefix="normsurgery-twin-") as scratch:
+        before, after = Path(scratch, "source"), Path(scratch, "result")
+        save_twin(examination, before)
+        after.mkdir()
+        write_weights(operate(open_checkpoint(before)), after, hashes=False)
+        model = load_float64(class_of(after), after)
+        return run_outputs(model, examination.twin.inputs, without=hidden)
 
 
 def _check_refused(model_class: Any, directory: Path) -> None:

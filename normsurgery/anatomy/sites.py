@@ -123,10 +123,13 @@ def _readers(node: Node, norm: Norm, trace: Trace) -> tuple[list[Reader], str]:
                 return list(found.values()), f"{where} reads it with {consumer.op}"
             found[reader.weight] = reader
             reads.append((reader.weight, consumer))
-    for name, consumer in reads:
-        others = [c for c in trace.parameters[name].consumers if (name, c) not in reads]
-        if [c for c in others if c is not consumer and consumer not in c.consumers]:
-            return list(found.values()), f"{name} is read by {others[0].module} too"
+    for name in found:
+        # A stack of experts is read once an expert: those reads are all of this norm's output.
+        ours = {consumer for weight, consumer in reads if weight == name}
+        others = [c for c in trace.parameters[name].consumers if c not in ours]
+        strange = [c for c in others if not ours.intersection(c.consumers)]
+        if strange:
+            return list(found.values()), f"{name} is read by {strange[0].module} too"
     return list(found.values()), "" if found else "nothing reads it"
 
 

@@ -78,13 +78,13 @@ def make_graft(
     """
     model = examination.twin.model
     own = examination.model_class.__name__
-    offered, refused = offered_classes(examination, part=part, folded=folded)
+    offered, refused = offered_classes(examination, part=part, folded=folded, plan=plan)
     names = list(dict.fromkeys([own, *offered.values()]))
     module = examination.model_class.__module__
     stock = module.startswith("transformers.")
     file = f"modeling_{plan.name}.py"
     edits: dict[str, Any] = {"auto_map": auto_map(file, offered, exclusive=plan.exclusive)}
-    guard = _guard(examination.config) if plan.exclusive else None
+    guard = _guard(examination.config, norm_free=plan.norm_free) if plan.exclusive else None
     model_type = f"{examination.config.model_type}_{plan.name}"
     if plan.exclusive:
         edits["model_type"] = model_type
@@ -110,7 +110,7 @@ def main_auto_class(classes: Mapping[str, str], class_name: str) -> str:
     return next((auto for auto in own if auto != "AutoModelForPreTraining"), "AutoModel")
 
 
-def _guard(config: Any) -> tuple[str, int]:
+def _guard(config: Any, *, norm_free: bool) -> tuple[str, int]:
     """An integer key of the configuration that the stock class refuses to read a sentence from."""
     values = config.to_dict()
     for key in _GUARD_KEYS:
@@ -119,7 +119,7 @@ def _guard(config: Any) -> tuple[str, int]:
     raise UnsupportedModelError(
         f"{type(config).__name__} reads any value, so the stock class cannot be kept from opening "
         "what it would compute wrongly",
-        "--target stock has no such need",
+        "--export stock has no such need" if norm_free else "--target stock has no such need",
     )
 
 

@@ -6,7 +6,7 @@ reads the stream without a norm (CLIP's image classifier) would compute somethin
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination, anatomy_of
@@ -14,6 +14,7 @@ from normsurgery.anatomy.model import Anatomy
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.anatomy.twin import Twin, build_twin
 from normsurgery.errors import SurgeryError
+from normsurgery.graft.plan import GraftPlan
 
 
 def auto_classes(config: Any, model_class: type) -> dict[str, str]:
@@ -40,28 +41,40 @@ def auto_classes(config: Any, model_class: type) -> dict[str, str]:
 
 @single_thread()
 def offered_classes(
-    examination: Examination, *, part: str | None = None, folded: Collection[str] = ()
+    examination: Examination,
+    *,
+    part: str | None = None,
+    folded: Collection[str] = (),
+    plan: GraftPlan | None = None,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Auto classes that the graft may offer, and for the others the reason why not.
 
     part: the module that the surgery keeps to.
     folded: norm sites whose γ and β were moved into the readers that the checkpoint's class has.
+    plan: of a norm-free graft, whose norms need not be LayerNorms of a stream without a mean.
     """
     import transformers
+
+    def judge(anatomy: Anatomy, prefix: str) -> str | None:
+        if plan is not None and plan.norm_free:
+            return _why_not_norm_free(examination.anatomy, anatomy, prefix, plan)
+        return _why_not(examination, anatomy, prefix, part, folded)
 
     wanted = auto_classes(examination.config, examination.model_class)
     own = examination.model_class.__name__
     verdicts: dict[str, str | None] = {own: None}
     for name in wanted.values():
         if name not in verdicts:
-            verdicts[name] = _why_not(examination, getattr(transformers, name, None), part, folded)
+            verdicts[name] = _judged(examination, getattr(transformers, name, None), judge)
     offered = {auto: name for auto, name in wanted.items() if verdicts[name] is None}
     refused = {name: reason for name, reason in verdicts.items() if reason}
     return offered, refused
 
 
-def _why_not(
-    examination: Examination, model_class: type | None, part: str | None, folded: Collection[str]
+def _judged(
+    examination: Examination,
+    model_class: type | None,
+    judge: Callable[[Anatomy, str], str | None],
 ) -> str | None:
     if model_class is None:
         return "transformers cannot build it here"
@@ -69,7 +82,16 @@ def _why_not(
         anatomy = anatomy_of(_shallow_twin(model_class, examination.config))
     except SurgeryError as error:
         return error.message
-    prefix = f"{getattr(examination.model_class, 'base_model_prefix', '')}."
+    return judge(anatomy, f"{getattr(examination.model_class, 'base_model_prefix', '')}.")
+
+
+def _why_not(
+    examination: Examination,
+    anatomy: Anatomy,
+    prefix: str,
+    part: str | None,
+    folded: Collection[str],
+) -> str | None:
     if part is not None:
         named = [anatomy.only(part), anatomy.only(part.removeprefix(prefix))]
         anatomy = max(named, key=lambda found: len(found.streams))
@@ -88,6 +110,23 @@ def _why_not(
     for site in anatomy.sites.values():
         if site.unfoldable and site.name.removeprefix(prefix) in moved:
             return f"{site.name} has lost its γ and β, and {site.unfoldable}"
+    return None
+
+
+def _why_not_norm_free(ours: Anatomy, theirs: Anatomy, prefix: str, plan: GraftPlan) -> str | None:
+    """Every norm that is gone must have the same readers there, which hold it."""
+    known = {name.removeprefix(prefix): site for name, site in ours.sites.items()}
+    removed = {name.removeprefix(prefix) for name in plan.removed}
+    for site in theirs.sites.values():
+        short = site.name.removeprefix(prefix)
+        if short not in removed:
+            continue
+        if site.unfoldable:
+            return f"{site.name} is gone, and {site.unfoldable}"
+        readers = {reader.weight.removeprefix(prefix) for reader in site.readers}
+        odd = readers - {reader.weight.removeprefix(prefix) for reader in known[short].readers}
+        if odd:
+            return f"{sorted(odd)[0]} reads {site.name}, which other readers hold"
     return None
 
 

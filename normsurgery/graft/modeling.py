@@ -25,7 +25,7 @@ def modeling_file(
     model_type: str = "",
     guard: str | None = None,
 ) -> str:
-    """The text of `modeling_rmsnorm.py` (or `modeling_crmsnorm.py`).
+    """The text of `modeling_rmsnorm.py` (or crmsnorm, or normfree: what `plan.name` says).
 
     source, auto_class: model id and Auto class, for the header. classes: stock classes to
     subclass, imported from `origin`. modules, parameters: all names of the source's class.
@@ -39,7 +39,7 @@ def modeling_file(
         _header(plan, source, auto_class, classes),
         _imports(origin, classes, config_class, plan),
         *(f"# {comment}\n{name} = {_literal(value)}" for name, comment, value in tables),
-        templates.CRMSNORM if plan.narrowed else _rms_norm(plan),
+        _norm_class(plan),
         templates.CENTRED if plan.centred_outputs or plan.centred_inputs else "",
         templates.CENTRE_OUTPUT if plan.centred_outputs else "",
         templates.CENTRE_INPUT if plan.centred_inputs else "",
@@ -72,14 +72,17 @@ def _spaced(pieces: list[str]) -> str:
 def _tables(
     plan: GraftPlan, modules: Sequence[str], parameters: Sequence[str], prefix: str
 ) -> list[tuple[str, str, Any]]:
-    norms = {site.name: site.norm.eps for site in plan.norms}
-    kind = "CRMSNorms" if plan.narrowed else "RMSNorms"
-    what = f"LayerNorms that read the residual stream and become {kind} → eps."
-    tables: list[tuple[str, str, Any]] = [("NORMS", what, patterns(norms, modules, prefix=prefix))]
+    tables: list[tuple[str, str, Any]] = []
+    norms, what = _norms(plan)
+    if norms:
+        tables.append(("NORMS", what, patterns(norms, modules, prefix=prefix)))
+    held = "Norms that are baked into the embedding table."
+    if plan.norm_free:
+        held = "Norms that the linears that read them hold."
     for name, comment, wanted in (
         ("CENTRED_OUTPUTS", "Modules whose result loses its mean.", plan.centred_outputs),
         ("CENTRED_INPUTS", "Modules whose argument loses its mean.", plan.centred_inputs),
-        ("REMOVED", "Norms that are baked into the embedding table.", plan.removed),
+        ("REMOVED", held, plan.removed),
         ("BIASES", "Linears that take a norm's bias.", plan.biases),
     ):
         if wanted:
@@ -92,6 +95,16 @@ def _tables(
     return tables
 
 
+def _norms(plan: GraftPlan) -> tuple[dict[str, Any], str]:
+    """The norms that become something else → what the new module is told, and a comment."""
+    if plan.norm_free:
+        centred = {site.name: site.norm.kind == "LayerNorm" for site in plan.norms}
+        return centred, "Norms that stay in their place, as affine maps → subtracts the mean."
+    kind = "CRMSNorms" if plan.narrowed else "RMSNorms"
+    what = f"LayerNorms that read the residual stream and become {kind} → eps."
+    return {site.name: site.norm.eps for site in plan.norms}, what
+
+
 def _literal(value: Mapping[str, Any] | tuple[str, ...]) -> str:
     if isinstance(value, Mapping):
         rows = "".join(f'    r"{pattern}": {number!r},\n' for pattern, number in value.items())
@@ -102,32 +115,58 @@ def _literal(value: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 def _header(plan: GraftPlan, source: str, auto_class: str, classes: Sequence[str]) -> str:
-    return templates.HEADER.format(
-        model=classes[0],
-        kind="CRMSNorm" if plan.narrowed else "RMSNorm",
-        source=source,
-        auto_class=auto_class,
-        ways=templates.ONE_WAY if plan.exclusive else templates.TWO_WAYS,
-    )
+    named = {"model": classes[0], "source": source, "auto_class": auto_class}
+    named["ways"] = templates.ONE_WAY if plan.exclusive else templates.TWO_WAYS
+    if plan.norm_free:
+        where = templates.IN_READERS if plan.removed else templates.IN_PLACE
+        both = plan.removed and plan.norms
+        return templates.NORMFREE_HEADER.format(**named, where=templates.IN_BOTH if both else where)
+    return templates.HEADER.format(**named, kind="CRMSNorm" if plan.narrowed else "RMSNorm")
 
 
 def _imports(origin: str, classes: Sequence[str], config_class: str, plan: GraftPlan) -> str:
     lines = ["import json"] if plan.exclusive else []
     lines += ["import re", ""]
-    lines += ["import torch"] if plan.narrowed else []
+    functional = not (plan.narrowed or plan.norm_free)
+    lines += ["import torch"] if plan.narrowed or _has_gainless(plan) else []
     lines += ["import transformers"] if origin == "transformers" else []
     lines += ["from torch import nn"]
-    lines += [] if plan.narrowed else ["from torch.nn import functional as F"]
+    lines += ["from torch.nn import functional as F"] if functional else []
     if origin != "transformers":  # one line a name: transformers looks for this form
         needed = [*classes, *([config_class] if plan.exclusive else [])]
         lines += ["", *(f"from .{origin} import {name} as Stock{name}" for name in needed)]
     return "\n".join(lines)
 
 
-def _rms_norm(plan: GraftPlan) -> str:
-    """The RMSNorm class, with only the attributes and the γ − 1 that these norms need."""
+def _norm_class(plan: GraftPlan) -> str:
+    """The class of the modules that stand for the norms, "" where none is needed."""
+    if plan.narrowed:
+        return templates.CRMSNORM
+    if plan.norm_free:
+        return _affine(plan) if plan.norms else ""
+    return _rms_norm(plan)
+
+
+def _has_gainless(plan: GraftPlan) -> bool:
+    return plan.norm_free and any(not site.norm.weight for site in plan.norms)
+
+
+def _affine(plan: GraftPlan) -> str:
+    """The affine map, with the names of these norms' parameters."""
+    weight, bias = _parameter_names(plan)
+    made = templates.AFFINE_MADE.format(weight=weight) if _has_gainless(plan) else ""
+    return templates.AFFINE.format(weight=weight, bias=bias, made=made)
+
+
+def _parameter_names(plan: GraftPlan) -> tuple[str, str]:
     weight = next((site.norm.weight for site in plan.norms if site.norm.weight), "weight")
     bias = next((site.norm.bias for site in plan.norms if site.norm.bias), "bias")
+    return weight, bias
+
+
+def _rms_norm(plan: GraftPlan) -> str:
+    """The RMSNorm class, with only the attributes and the γ − 1 that these norms need."""
+    weight, bias = _parameter_names(plan)
     gain = f"self.{weight}"
     if any(site.norm.weight and site.norm.offset for site in plan.norms):
         gain = f"self.{weight} + 1  # the class stores γ − 1"
@@ -136,9 +175,12 @@ def _rms_norm(plan: GraftPlan) -> str:
 
 def _graft(plan: GraftPlan) -> str:
     made = "CRMSNorm(found)" if plan.narrowed else "RMSNorm(module, found)"
-    return templates.GRAFT.format(made=made) + "".join(
+    if plan.norm_free:
+        made = "Affine(module, found)"
+    return templates.GRAFT + "".join(
         piece
         for piece, wanted in (
+            (templates.GRAFT_NORMS.format(made=made), plan.norms),
             (templates.GRAFT_REMOVED, plan.removed),
             (templates.GRAFT_OUTPUTS, plan.centred_outputs),
             (templates.GRAFT_INPUTS, plan.centred_inputs),

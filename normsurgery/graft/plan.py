@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from normsurgery.anatomy.model import Anatomy, NormSite
 from normsurgery.anatomy.names import NameMap
 from normsurgery.surgery.crmsnorm import bias_of
 from normsurgery.surgery.fold_norm import stream_sites
+from normsurgery.surgery.frozen_sites import FrozenSite
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class GraftPlan:
     centred_outputs, centred_inputs: modules whose result, or first argument, loses its mean.
     removed: norms that become the identity. narrowed: (parameter, axis) with one channel less.
     biases: linears that get a bias. exclusive: the stock class would compute something else, so
-    the checkpoint has a model type of its own and the stock class refuses it.
+    the checkpoint has a model type of its own and the stock class refuses it. norm_free: the norms
+    do not divide: `norms` are those that stay, as affine maps.
     """
 
     norms: tuple[NormSite, ...]
@@ -28,9 +31,12 @@ class GraftPlan:
     narrowed: tuple[tuple[str, int], ...] = ()
     biases: tuple[str, ...] = ()
     exclusive: bool = False
+    norm_free: bool = False
 
     @property
     def name(self) -> str:
+        if self.norm_free:
+            return "normfree"
         return "crmsnorm" if self.narrowed else "rmsnorm"
 
 
@@ -80,4 +86,15 @@ def crmsnorm_plan(anatomy: Anatomy) -> GraftPlan:
         narrowed=tuple(narrowed),
         biases=tuple(biases),
         exclusive=True,
+    )
+
+
+def normfree_plan(sites: Sequence[FrozenSite]) -> GraftPlan:
+    """Norms with frozen divisors: gone where the readers hold them, else an affine map."""
+    return GraftPlan(
+        norms=tuple(site.site for site in sites if site.stays),
+        removed=tuple(site.site.name for site in sites if not site.stays),
+        biases=tuple(dict.fromkeys(module for site in sites for module in site.biases)),
+        exclusive=True,
+        norm_free=True,
     )

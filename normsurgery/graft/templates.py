@@ -16,6 +16,40 @@ Every writer to the stream is centred, so its mean is zero and LayerNorm(x) = RM
 ONE_WAY = "The weights fit this class only; the stock class refuses them."
 TWO_WAYS = "The same weights open in the stock class too."
 
+NORMFREE_HEADER = '''"""{model} with norms that do not divide.
+
+Made by normsurgery from {source}.
+The divisor of each norm below is one frozen number (arXiv 2507.02559), so the norm is an affine
+map{where}.
+{ways}
+
+    from transformers import {auto_class}
+    {auto_class}.from_pretrained(PATH, trust_remote_code=True)
+"""'''
+IN_READERS = ", and the linears that read it hold it"
+IN_PLACE = ", and it stays in its place as one"
+IN_BOTH = "; the linears that read it hold it, or it stays in its place as one"
+
+AFFINE = '''
+class Affine(nn.Module):
+    """The norm that it replaces, with a frozen divisor: (x − mean) · {weight} + {bias}."""
+
+    def __init__(self, norm, centre):
+        super().__init__()
+        self.{weight} = getattr(norm, "{weight}", None){made}
+        self.{bias} = getattr(norm, "{bias}", None)
+        self.centre = centre  # an RMSNorm has no mean to subtract
+
+    def forward(self, hidden_states):
+        if self.centre:
+            hidden_states = hidden_states - hidden_states.mean(-1, keepdim=True)
+        scaled = hidden_states * self.{weight}
+        return scaled if self.{bias} is None else scaled + self.{bias}
+'''
+AFFINE_MADE = """
+        if self.{weight} is None:  # the norm had no gain: one number holds 1/σ̂
+            self.{weight} = nn.Parameter(torch.empty(1))"""
+
 RMSNORM = '''
 class RMSNorm(nn.Module):
     """The LayerNorm that it replaces, for a stream whose mean is zero."""
@@ -86,11 +120,14 @@ def graft(model):
     """Replace the named modules of a stock model, in place."""
     for name, module in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
+'''
+
+GRAFT_NORMS = """\
         found = lookup(NORMS, name)
         if found is not None:
             module = {made}
             setattr(model.get_submodule(parent), child, module)
-'''
+"""
 
 GRAFT_REMOVED = """\
         if lookup(REMOVED, name):

@@ -37,12 +37,17 @@ def centred(weight: Tensor, *, dim: int, scale: Tensor | None = None) -> Tensor:
     def gained(slab: Tensor, rows: slice) -> Tensor:
         return slab if scale is None else slab * _gain(scale, dim, weight, rows)
 
+    return _without_mean(weight, gained, dim)
+
+
+def _without_mean(weight: Tensor, made: Callable[[Tensor, slice], Tensor], dim: int) -> Tensor:
+    """`made` of each slab, less its mean along `dim` over the whole tensor."""
     if dim > 0:
-        return in_slabs(weight, lambda slab, rows: _zero_mean(gained(slab, rows), dim))
+        return in_slabs(weight, lambda slab, rows: _zero_mean(made(slab, rows), dim))
     # The mean runs over all slabs; a vector is a matrix with one column.
-    sums = [gained(weight[rows].double(), rows).sum(0) for rows in _slabs(weight)]
+    sums = [made(weight[rows].double(), rows).sum(0) for rows in _slabs(weight)]
     mean = torch.stack(sums).sum(0) / weight.shape[0]
-    return in_slabs(weight, lambda slab, rows: gained(slab, rows) - mean)
+    return in_slabs(weight, lambda slab, rows: made(slab, rows) - mean)
 
 
 def _zero_mean(slab: Tensor, dim: int) -> Tensor:
@@ -52,6 +57,27 @@ def _zero_mean(slab: Tensor, dim: int) -> Tensor:
 def scaled(weight: Tensor, scale: Tensor, *, dim: int) -> Tensor:
     """W diag(scale) with the gain along `dim`: γ folded into a reader. scale: [d]."""
     return in_slabs(weight, lambda slab, rows: slab * _gain(scale, dim, weight, rows))
+
+
+def divided(
+    weight: Tensor,
+    divisor: Tensor,
+    *,
+    in_dim: int,
+    out_dim: int,
+    gain: Tensor | None = None,
+    centre: bool = False,
+) -> Tensor:
+    """W diag(γ) / σ̂, or W diag(γ) P / σ̂: a norm with its divisor frozen, in its reader.
+
+    gain: γ, [in], along `in_dim`. divisor: σ̂, one number or [out] along `out_dim`.
+    """
+
+    def made(slab: Tensor, rows: slice) -> Tensor:
+        gained = slab if gain is None else slab * _gain(gain, in_dim, weight, rows)
+        return gained / (_gain(divisor, out_dim, weight, rows) if divisor.dim() else divisor)
+
+    return _without_mean(weight, made, in_dim) if centre else in_slabs(weight, made)
 
 
 def contracted(weight: Tensor, vector: Tensor, *, dim: int) -> Tensor:
