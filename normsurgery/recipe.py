@@ -44,8 +44,9 @@ class Recipe:
     def models(self) -> tuple[str, ...]:
         """Every model that the run opens."""
         teacher = self.step.get("teacher")  # of remove_ln it is a role, not a model
-        given = teacher is not None and "teacher" not in SURGERIES[self.surgery].choices
-        return (self.source, teacher) if given else (self.source,)
+        if teacher is None or "teacher" in SURGERIES[self.surgery].choices:
+            return (self.source,)
+        return (self.source, teacher)
 
     @property
     def trusts_code(self) -> bool:

@@ -123,7 +123,9 @@ class Exporter:
             trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         result, folded = plan.operate(source)
-        if not values:  # the function changes where the norms are frozen, and nothing made up for it
+        if (
+            not values
+        ):  # the function changes where the norms are frozen, and nothing made up for it
             folded[-1] = replace(
                 folded[-1], contract=contract, parameters={**folded[-1].parameters, **about}
             )

@@ -194,8 +194,6 @@ def _sensitivity(
             removal.remove([path.name])
             loss = float(model_losses(model, rows, device=device).mean())
             removal.restore(before)
-            found.append(
-                {"path": path.name, "kind": path.kind, "loss": loss, "added": loss - base}
-            )
+            found.append({"path": path.name, "kind": path.kind, "loss": loss, "added": loss - base})
             advance(1)
     return found, []

@@ -80,7 +80,9 @@ class RemovalRequest:
                 "--finetune and --one-shot are two ways to remove norms", "leave one of them out"
             )
         if self.resume and not self.finetune:
-            raise UsageError("--resume goes on with a training, and none was asked for", "--finetune")
+            raise UsageError(
+                "--resume goes on with a training, and none was asked for", "--finetune"
+            )
         missing = [word for word in STREAM_SITES if word not in self.sites]
         if missing and self.export != "partial":
             raise UsageError(

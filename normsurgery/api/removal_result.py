@@ -29,7 +29,6 @@ from normsurgery.train.norms.attach import Removal
 from normsurgery.train.norms.variance import largest_variance
 from normsurgery.train.saved import folded_check
 from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
-from normsurgery.verify.linearity import linearity
 from normsurgery.verify.losses import Measured
 
 VARIANCE_TOKENS = 16_384  # of each domain
@@ -108,9 +107,6 @@ def written(
         if not request.verify:
             return {"verdict": "skipped", "contract": request.contract}
         found = _verification(task, frozen, exported, saved, domains)
-        if request.export == "graft":
-            beside["linearity"] = _linear(task, saved, domains)
-            _count_linearity(found, exported.form, beside["linearity"])
         return found
 
     made |= task.writing.write(

@@ -10,8 +10,9 @@ from typing import Any
 
 from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.removal import described, open_task, planned
-from normsurgery.api.removal_measuring import one_shot_removed, previewed
+from normsurgery.api.removal_measuring import previewed
 from normsurgery.api.removal_request import Export, RemovalRequest, ReportTo, TeacherName
+from normsurgery.api.removal_result import one_shot_removed
 from normsurgery.api.removal_training import finetuned
 from normsurgery.api.writing import Writing
 from normsurgery.report.progress import Progress, Silent

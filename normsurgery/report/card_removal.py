@@ -22,8 +22,8 @@ SHOWN = 8
 STOCK = (
     "The class is the source's own, and its norms are still called: each has an ε (a power of "
     "four) beside which every variance vanishes, and a γ of √ε, so that it multiplies by one; the "
-    "division by the frozen scale stands in the linears that read it. Fine-tune it as it is, but do "
-    "not change ε."
+    "division by the frozen scale stands in the linears that read it. It loads as the source does, "
+    "and an ε of another size would make another model of it."
 )
 GRAFT = (
     "No norm module and no norm parameter is left. The stock class would normalize again, so the "

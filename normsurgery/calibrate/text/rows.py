@@ -68,7 +68,7 @@ class TextRows:
         )
 
     def at_most(self, tokens: int) -> TextRows:
-        """Whole rows spread evenly over these, with about so many tokens; all where they are few."""
+        """Whole rows spread evenly over these, about so many tokens; all where they are few."""
         count = max(1, len(self.ids) * tokens // max(1, self.tokens))
         if count >= len(self.ids):
             return self

@@ -16,7 +16,7 @@ from normsurgery.train.norms.paths import NormPath
 def largest_variance(
     model: nn.Module, paths: Sequence[NormPath], batches: Iterable[Mapping[str, Tensor]]
 ) -> float:
-    """Over all tokens, position 0 included, and all sites of the paths (of an RMSNorm: mean square).
+    """Over all tokens, position 0 included, and all sites of the paths; RMSNorm: mean square.
 
     batches: keyword arguments of the model's forward. Pads count too, which makes it larger at
     most. 0 where there is no batch.
