@@ -90,9 +90,9 @@ def remove_norms_by_training(
 ) -> Removed:
     """Fine-tune on rows of text while the norms of `options.sites` go as the schedule says.
 
-    teacher: for a schedule with a KL; a model in memory is frozen. work: where checkpoints are kept.
-    reference: the control's cross-entropy at each step; None: this run's own before the first
-    removal. resume_from: one of the checkpoints; the result has the bits of an uninterrupted run.
+    teacher: for a schedule with a KL; a model in memory is frozen. work: where checkpoints are
+    kept. reference: the control's cross-entropy at each step; None: this run's own before the
+    first removal. resume_from: one of the checkpoints; the result has the bits of an uninterrupted run.
     A run that diverges goes back to before the removal that did it, with longer gaps.
     Raises UnsupportedModelError where no norm can go, UsageError where schedule, rows or checkpoint
     do not fit, SurgeryError where the run diverges again and again.
@@ -154,18 +154,17 @@ class _Attempt:
         choose_all(model)
         self._paths = read_paths(job.subject.examination, model, sites=options.sites)
         self._removal = attach(model, self._paths, decay=schedule.decay, end=end_token(model))
-        self._known = course
         self.course = course or self._first_course()
 
     def _first_course(self) -> Course:
         """As the schedule says. One by sensitivity gets its order once there are statistics."""
         job, order = self._job, self._job.options.order
         if job.schedule.order == "sensitivity" and order is None:
-            device_free = list(batches(job.rows, job.options.calibration_rows, 1))
-            self._removal.observe(device_free)
+            size = job.options.batch_size
+            self._removal.observe(batches(job.rows, job.options.calibration_rows, size))
             found = measure_sensitivity(
                 self._removal, job.rows, count=job.options.sensitivity_rows,
-                batch_size=job.options.batch_size,
+                batch_size=size,
             )  # fmt: skip
             order = tuple(sorted(found, key=found.__getitem__))
         ends = self._removal.end is not None

@@ -192,7 +192,5 @@ def _at(parameters: int) -> tuple[float, float, float]:
     above = next(index for index, point in enumerate(POINTS) if point[0] > size)
     low, high = POINTS[above - 1], POINTS[above]
     share = math.log(size / low[0]) / math.log(high[0] / low[0])
-    rate, least, auxiliary = (
-        a * (b / a) ** share for a, b in zip(low[1:], high[1:], strict=True)
-    )
+    rate, least, auxiliary = (a * (b / a) ** share for a, b in zip(low[1:], high[1:], strict=True))
     return rate, least, auxiliary

@@ -62,7 +62,7 @@ def test_a_run_that_is_over_before_its_last_event_is_refused():
         replace(PLAIN, steps=12), replace(PLAIN, steps=13, gap_first=1),
         replace(PLAIN, steps=14, anneal_first=2), replace(PLAIN, steps=14, anneal=5),
     ):  # fmt: skip
-        with pytest.raises(UsageError, match="needs 1[3456] steps for 7 norm paths"):
+        with pytest.raises(UsageError, match=r"needs 1[3456] steps for 7 norm paths"):
             events(short, paths(2))
 
 

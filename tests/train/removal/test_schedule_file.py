@@ -1,6 +1,7 @@
 """Schedules by name and from YAML."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from normsurgery.train.removal.schedule import auto_schedule
 from normsurgery.train.removal.schedule_file import load_schedule
 from tests.train.removal.tools import paths
 
-BUDGET = {"parameters": 10**8, "tokens": 10**6, "tokens_per_step": 1000, "paths": paths(4)}
+BUDGET: dict[str, Any] = {"parameters": 10**8, "tokens": 10**6, "tokens_per_step": 1000, "paths": paths(4)}
 
 
 def load(chosen):
@@ -35,9 +36,7 @@ def test_names():
 def test_what_a_file_does_not_say_is_as_in_auto_for_its_steps(tmp_path):
     found = from_file(tmp_path, "steps: 200\nauxiliary: 0\nkl: [0, 1]\norder: sensitivity\n")
     auto = auto_schedule(**{**BUDGET, "tokens": 200_000})
-    assert found == replace(
-        auto, name="mine", auxiliary=0.0, kl=(0.0, 1.0), order="sensitivity"
-    )
+    assert found == replace(auto, name="mine", auxiliary=0.0, kl=(0.0, 1.0), order="sensitivity")
     assert from_file(tmp_path, "") == replace(load("auto"), name="mine")
 
 
