@@ -122,26 +122,25 @@ def fed(
 
 
 def statistics_document(task: Task, removal: Removal) -> list[dict[str, Any]]:
-    """The document's `statistics`: the scales as they are now."""
-    kinds = {path.name: path.kind for path in task.paths}
-    drift = removal.drift()
+    """The document's `statistics`: σ̂ of each path, and of special tokens before they merged."""
+    held, drift = removal.state()["paths"], removal.drift()
     return [
         {
-            "path": name,
-            "kind": kinds[name],
-            "sigma": sigma.ordinary,
-            "first": sigma.first,
-            "end": sigma.end,
+            "path": path.name,
+            "kind": path.kind,
+            "sigma": held[path.name]["ordinary"],
+            "first": held[path.name]["first"],
+            "end": held[path.name]["end"],
             "removed_at": None,
-            "drift": drift.get(name),
+            "drift": drift.get(path.name),
         }
-        for name, sigma in removal.sigmas().items()
+        for path in task.paths
     ]
 
 
 def previewed(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     """What would happen: scales, the loss without norms, which path the loss would feel most."""
-    domains = text_of(task, task.request.tokens or CALIBRATION_TOKENS)
+    domains = text_of(task, min(task.request.tokens or CALIBRATION_TOKENS, CALIBRATION_TOKENS))
     holes, notes = vocabulary_document(task, domains.training)
     measured = {"original": original(task, domains)}
     with calibrated(task, domains.training) as (model, removal):

@@ -66,10 +66,8 @@ class RemovalRequest:
         given = [word.strip() for word in sites.split(",")] if isinstance(sites, str) else sites
         wrong = [word for word in given if word not in SITES]
         if wrong or not given:
-            raise UsageError(
-                f"--sites {','.join(given) or '(nothing)'}: no such norms {wrong[:1] or ''}".strip(),
-                f"some of: {','.join(SITES)}",
-            )
+            said = repr(wrong[0]) if wrong else "no word"
+            raise UsageError(f"--sites: {said} names no norms", f"some of: {','.join(SITES)}")
         return tuple(word for word in SITES if word in given)
 
     def __post_init__(self) -> None:

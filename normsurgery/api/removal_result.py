@@ -106,8 +106,7 @@ def written(
         beside.update(compared(task, domains, measured))
         if not request.verify:
             return {"verdict": "skipped", "contract": request.contract}
-        found = _verification(task, frozen, exported, saved, domains)
-        return found
+        return _verification(task, frozen, exported, saved, domains)
 
     made |= task.writing.write(
         task.subject.checkpoint, exported.checkpoint, papers, verified, notes=notes,

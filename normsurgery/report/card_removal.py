@@ -8,13 +8,12 @@ from typing import Any
 from normsurgery.report.markdown import literal, row
 from normsurgery.report.names import folded
 from normsurgery.report.removal import (
-    STATISTICS_COLUMNS,
     examples_line,
     left_line,
     linearity_line,
     paths_line,
     schedule_line,
-    statistics_rows,
+    statistics_table,
 )
 
 Document = Mapping[str, Any]
@@ -102,9 +101,9 @@ def _statistics(document: Document) -> Iterator[str]:
     yield ""
     yield "Frozen scales, and those of the special tokens before they merged:"
     yield ""
-    yield row(STATISTICS_COLUMNS)
-    yield row(["---"] * len(STATISTICS_COLUMNS))
-    cells = statistics_rows(statistics)
+    columns, cells = statistics_table(statistics)
+    yield row(columns)
+    yield row(["---"] * len(columns))
     yield from (row([literal(cell) for cell in one]) for one in cells[:SHOWN])
     if len(cells) > SHOWN:
         rest = ", ".join(name for name, _ in folded(one[0] for one in cells[SHOWN:]))

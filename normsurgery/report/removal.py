@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normsurgery.report.names import folded
-from normsurgery.report.numbers import duration, figure, memory_size, percent, short_count
+from normsurgery.report.numbers import ABSENT, duration, figure, memory_size, percent, short_count
 from normsurgery.report.tables import facts, plain_table, section
 
 Document = Mapping[str, Any]
@@ -120,34 +120,38 @@ def estimate_lines(estimate: Document) -> list[tuple[str, str]]:
 
 def control_lines(control: Document) -> list[tuple[str, str]]:
     """Whether the untouched model got the same training, and why."""
-    lines = [("trained" if control["run"] else "not trained", str(control["why"]))]
+    lines = [("trained", f"{'yes' if control['run'] else 'no'}: {control['why']}")]
     history = control.get("loss") or []
     if history:
         lines.append(("loss", f"{figure(history[0][1])} → {figure(history[-1][1])}"))
     return lines
 
 
-STATISTICS_COLUMNS = ["path", "σ̂", "position 0", "end of text", "removed at", "drift"]
+_STATISTICS = {
+    "path": "path", "σ̂": "sigma", "position 0": "first", "end of text": "end",
+    "removed at": "removed_at", "drift": "drift",
+}  # fmt: skip
 
 
-def statistics_rows(statistics: Sequence[Document]) -> list[list[str]]:
-    """A row for each path: its frozen scale, those of special tokens before they merged."""
-    return [
-        [
-            str(one["path"]),
-            figure(one["sigma"]),
-            figure(one.get("first")),
-            figure(one.get("end")),
-            figure(one.get("removed_at")),
-            figure(one.get("drift")),
-        ]
-        for one in statistics
-    ]
+def statistics_table(statistics: Sequence[Document]) -> tuple[list[str], list[list[str]]]:
+    """Columns that hold something, and a row for each path: its scale, those of special tokens."""
+    held = {
+        column: key
+        for column, key in _STATISTICS.items()
+        if any(one.get(key) is not None for one in statistics)
+    }
+    rows = [[_cell(one.get(key)) for key in held.values()] for one in statistics]
+    return list(held), rows
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else figure(value)
 
 
 def _statistics(statistics: Sequence[Document]) -> Iterator[RenderableType]:
-    yield plain_table(STATISTICS_COLUMNS, statistics_rows(statistics), right=range(1, 6))
-    if any(one.get("drift") is not None for one in statistics):
+    columns, rows = statistics_table(statistics)
+    yield plain_table(columns, rows, right=range(1, len(columns)))
+    if "drift" in columns:
         yield Text("drift: the scale that the norm would have now, over the frozen one", "dim")
 
 
@@ -197,11 +201,15 @@ def live_row(told: Document) -> list[str]:
     """One line of the live table."""
     return [
         f"{figure(told['step'])} of {figure(told['steps'])}",
-        str(told.get("last") or "–"),
+        _last(str(told.get("last") or ABSENT)),
         f"{told['loss']:.4f}",
         figure(told.get("drift")),
         duration(told.get("seconds_left")),
     ]
+
+
+def _last(name: str) -> str:
+    return f"{SPECIALS[name]} merged" if name in SPECIALS else name
 
 
 def live_line(told: Document) -> str:

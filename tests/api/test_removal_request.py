@@ -13,7 +13,7 @@ def test_sites_are_words_in_their_order_without_doubles():
 
 @pytest.mark.parametrize("sites", ["", "mlp,heads", [], "all"])
 def test_other_words_are_refused(sites):
-    with pytest.raises(UsageError, match="no such norms"):
+    with pytest.raises(UsageError, match="names no norms"):
         RemovalRequest.words(sites)
 
 
