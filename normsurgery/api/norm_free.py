@@ -72,8 +72,12 @@ class NormFree:
 
         return prove_norm_free(
             self.examination, self.twin_paths, operate, self.forms,
-            seed=seed, stock=self.graft is None,
+            seed=seed, stock=self.graft is None, folds_mean=self._folds_mean(),
         )  # fmt: skip
+
+    def _folds_mean(self) -> bool:
+        sites = frozen_sites(self.paths, self.sigma, self.after.anatomy, biasable=self.biasable)
+        return self.graft is not None and any(site.centres and not site.stays for site in sites)
 
     def _made(
         self,

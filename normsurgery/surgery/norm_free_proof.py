@@ -1,8 +1,8 @@
 """The proof of a norm-free result: the twin's files against the twin with its divisors frozen.
 
 σ̂ is drawn at random for each path, around what its norm divides by on the twin, so that q/k and
-v differ and the stream keeps its size. The reference is the model in memory
-whose norms do what their formula says. The controls are results made wrongly: two paths' σ̂
+v differ and the stream keeps its size. The reference is the model in memory with its norms
+removed as training removes them. The controls are results made wrongly: two paths' σ̂
 exchanged, the channels of a fused reader moved, P left out. The proof must notice each.
 The stock form is proved with an ε so large that its own error is below float64's: what is left is
 the algebra, held to the same bound as a graft.
@@ -10,18 +10,20 @@ the algebra, held to the same bound as a graft.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.proof import FormClass, Operate, Proof, prove
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.anatomy.twin import Twin
-from normsurgery.surgery.frozen_reference import frozen_norms, mean_divisors
+from normsurgery.train.norms.attach import attach
 from normsurgery.train.norms.paths import NormPath
 
 PROOF_POWER = 30  # ε = 4³⁰: against it, float64 does not see a variance of 100
@@ -45,35 +47,46 @@ def prove_norm_free(
     *,
     seed: int = 0,
     stock: bool = False,
+    folds_mean: bool = False,
 ) -> Proof:
     """Prove an export on the twin, in float64.
 
     paths: of the twin. operate: variant → the surgery on the twin's files. forms: as in `prove`.
-    stock: whether the result keeps its class, whose ε is `PROOF_POWER`'s then.
+    stock: whether the result keeps its class, whose ε is `PROOF_POWER`'s then. folds_mean: whether
+    some reader holds a P.
     Raises VerificationError naming the output or the form that is wrong.
     """
-    twin = examination.twin
-    right = Variant(tuple(paths), _drawn(twin, paths, seed))
-    with frozen_norms(twin.model, paths, right.sigma):
-        reference = run_outputs(twin.model, twin.inputs)
-    wrong = {name: operate(variant) for name, variant in _wrong(right, stock=stock).items()}
+    with _frozen(examination.twin, paths, seed) as sigma:
+        reference = run_outputs(examination.twin.model, examination.twin.inputs)
+    right = Variant(tuple(paths), sigma)
+    wrong = {name: operate(variant) for name, variant in _wrong(right, folds_mean).items()}
     return prove(
         examination, operate(right), forms, exclusive=not stock, reference=reference, wrong=wrong
     )
 
 
-def _drawn(twin: Twin, paths: Sequence[NormPath], seed: int) -> dict[str, float]:
-    """σ̂ between half of what the path's norm divides by and twice that, no two alike."""
-    seen = mean_divisors(twin.model, twin.inputs, paths)
+@contextmanager
+def _frozen(twin: Twin, paths: Sequence[NormPath], seed: int) -> Iterator[dict[str, float]]:
+    """While open, the paths of the twin are removed, at the σ̂ that this yields: each between half
+    of what its norm divides by and twice that, no two alike."""
     generator = torch.Generator().manual_seed(seed)
     factors = torch.rand(len(paths), generator=generator, dtype=torch.float64) * 1.5 + 0.5
-    return {
-        path.name: seen[path.site.name] * float(factor)
-        for path, factor in zip(paths, factors, strict=True)
-    }
+    removal = attach(twin.model, paths)
+    try:
+        with Float64():
+            removal.observe([twin.inputs])
+        state = removal.state()
+        for path, factor in zip(paths, factors, strict=True):
+            state["paths"][path.name]["ordinary"] *= float(factor)
+            state["paths"][path.name]["share"] = 1.0
+        state["merged"] = dict.fromkeys(state["merged"], 1.0)
+        removal.restore(state)
+        yield {name: sigma.ordinary for name, sigma in removal.sigmas().items()}
+    finally:
+        removal.detach()
 
 
-def _wrong(right: Variant, *, stock: bool) -> dict[str, Variant]:
+def _wrong(right: Variant, folds_mean: bool) -> dict[str, Variant]:
     """Results that the proof must tell from the right one."""
     names = [path.name for path in right.paths]
     turned = dict(zip(names, [right.sigma[name] for name in names[1:] + names[:1]], strict=True))
@@ -83,7 +96,7 @@ def _wrong(right: Variant, *, stock: bool) -> dict[str, Variant]:
     moved = tuple(_moved(path, right.paths) for path in right.paths)
     if moved != right.paths:
         found["channels moved"] = replace(right, paths=moved)
-    if not stock and any(path.site.norm.kind == "LayerNorm" for path in right.paths):
+    if folds_mean:
         found["P left out"] = replace(right, centre=False)
     return found
 

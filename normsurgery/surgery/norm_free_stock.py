@@ -12,8 +12,9 @@ arXiv 2507.02559.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -46,14 +47,15 @@ class Division:
     """How the stock form divides: ε = 4ᵏ at a place of config.json.
 
     error: the bound var/2ε on a norm's relative error, for the largest variance seen.
-    config: the configuration object of the source. in_norms: sites whose norm holds γ 2ᵏ/σ̂ and β.
+    config: the configuration object of the source. in_norms: sites whose norm holds γ 2ᵏ/σ̂ and β →
+    the m for which the norm gives 2⁻ᵐ of that and its readers hold 2ᵐ, so that γ stays finite.
     """
 
     key: Key
     power: int
     error: float
     config: Any
-    in_norms: tuple[str, ...] = ()
+    in_norms: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -86,10 +88,11 @@ def choose_division(
         )
     key = epsilon_key(examination, [site.site.name for site in sites])
     power, error = smallest_power(variance)
-    in_norms = tuple(site.site.name for site in sites if _stays_in_norm(site))
-    for site in sites:
-        if site.site.name in in_norms:
-            _check_finite(source, examination.names, site, 2.0**power)
+    in_norms = {
+        site.site.name: _shift(source, examination.names, site, 2.0**power)
+        for site in sites
+        if _stays_in_norm(site)
+    }
     least = min(min(site.sigmas) for site in sites)
     notes = [
         f"a norm divides by √(variance + {4.0**power:g}): for the largest variance seen, "
@@ -124,7 +127,8 @@ def fold_stock(
     edits: dict[str, LazyTensor] = {}
     for site in sites:
         if site.site.name in division.in_norms:
-            edits |= _in_norm(source, names, site, division.root)
+            shift = 2.0 ** division.in_norms[site.site.name]
+            edits |= _in_norm(source, names, site, division.root, shift)
         else:
             edits |= _in_readers(source, names, site, division.root)
     config = edited(source.config, {division.key: division.epsilon}, division.config)
@@ -157,29 +161,40 @@ def _stays_in_norm(site: FrozenSite) -> bool:
     return True
 
 
-def _check_finite(source: Checkpoint, names: NameMap, site: FrozenSite, root: float) -> None:
+def _shift(source: Checkpoint, names: NameMap, site: FrozenSite, root: float) -> int:
+    """The smallest m ≥ 0 for which γ √ε/σ̂ 2⁻ᵐ is finite in the norm's dtype."""
     gain, norm = gain_of(source, names, site.site.norm), site.site.norm
     assert gain is not None and norm.weight_name and site.sigma is not None
     dtype = FLOATING[checked_float(source, names.on_disk(norm.weight_name)[0][0]).dtype]
-    largest = float(gain().abs().max()) * root / site.sigma
-    if not largest <= torch.finfo(dtype).max:
+    largest = (float(gain().abs().max()) + norm.offset) * root / site.sigma
+    shift = max(0, math.ceil(math.log2(max(1.0, largest / torch.finfo(dtype).max))))
+    if shift and site.stays:
         raise UnsupportedModelError(
             f"{site.site.name} has to hold γ √ε/σ̂ itself, which reaches {largest:.3g}: more than "
             f"{str(dtype).removeprefix('torch.')} holds",
-            "--untie gives a tied head a table of its own, which then holds γ",
+            "--untie gives a tied head a table of its own, which then holds a part of it",
         )
+    return shift
 
 
 def _in_norm(
-    source: Checkpoint, names: NameMap, site: FrozenSite, root: float
+    source: Checkpoint, names: NameMap, site: FrozenSite, root: float, shift: float
 ) -> dict[str, LazyTensor]:
-    """γ √ε/σ̂ in the norm; its β, and its readers, stay as they are."""
-    norm = site.site.norm
+    """γ √ε/σ̂ in the norm, beside β, both over `shift`, which the readers make up for."""
+    norm, edits = site.site.norm, dict[str, LazyTensor]()
     assert norm.weight_name and site.sigma is not None
-    scale = partial(_larger, offset=norm.offset, factor=root / site.sigma)
-    return {
-        name: checked_float(source, name).map(scale) for name, _ in names.on_disk(norm.weight_name)
-    }
+    scale = partial(_larger, offset=norm.offset, factor=root / site.sigma / shift)
+    for name, _ in names.on_disk(norm.weight_name):
+        edits[name] = checked_float(source, name).map(scale)
+    if shift == 1:
+        return edits
+    for name, _ in names.on_disk(norm.bias_name) if norm.bias_name else []:
+        edits[name] = checked_float(source, name).map(partial(torch.mul, other=1 / shift))
+    for frozen in site.readers:
+        for name, _ in names.on_disk(frozen.reader.weight):
+            grow = partial(torch.mul, other=shift)
+            edits[name] = checked_float(source, name).map(grow, by_rows=True)
+    return edits
 
 
 def _larger(stored: Tensor, *, offset: float, factor: float) -> Tensor:

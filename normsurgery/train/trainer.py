@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, TrainerState
 
 from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.report.progress import Advance
@@ -124,6 +125,21 @@ class SurgeryTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
         if teacher is not None:
             teacher.model.to(self.args.device)
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
+        """Train, or go on. A run that was stopped after its last step is taken up as it ended.
+
+        (The library's own loop takes one more step before it sees that there is none to take.)
+        """
+        if resume_from_checkpoint is None:
+            return super().train(**options)
+        file = Path(resume_from_checkpoint) / TRAINER_STATE_NAME
+        state = TrainerState.load_from_json(str(file))
+        if state.global_step < self.args.max_steps:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        self._load_from_checkpoint(resume_from_checkpoint)
+        self.state = state
+        return None
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices only: norms and biases are vectors, whatever their modules are called."""

@@ -1,9 +1,8 @@
-"""The largest variance that norms see: what a constant divisor is checked against."""
+"""The largest variance that norms see: what a constant in their place must be large against."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,25 +15,37 @@ from normsurgery.train.norms.paths import NormPath
 def largest_variance(
     model: nn.Module, paths: Sequence[NormPath], batches: Iterable[Mapping[str, Tensor]]
 ) -> float:
-    """Over all tokens, position 0 included, and all sites of the paths; RMSNorm: mean square.
+    """Over all tokens, first ones and pads included: of an RMSNorm the mean square, in float32.
 
-    batches: keyword arguments of the model's forward. Pads count too, which makes it larger at
-    most. 0 where there is no batch.
+    model: with the norms frozen, as it will run: a stream that nothing divides any more may grow.
+    batches: keyword arguments of its forward. Distributed processes each
+    see their own.
     """
     seen: list[Tensor] = []
+    hooks = []
+    for norm in {path.site.name: path.site.norm for path in paths}.values():
+        module = model.get_submodule(norm.name)
+        hooks.append(module.register_forward_pre_hook(_note(seen, norm), with_kwargs=True))
+    device = next(model.parameters()).device
+    largest = 0.0
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(**{key: value.to(device) for key, value in batch.items()})
+                largest = max([largest, *(float(value) for value in seen)])
+                seen.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest
 
-    def hook(norm: Norm) -> Any:
-        def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0].detach().float()
-            centred = x - x.mean(-1, keepdim=True) if norm.kind == "LayerNorm" else x
-            seen.append(centred.square().mean(-1).max())
 
-        return look
+def _note(seen: list[Tensor], norm: Norm) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        x = args[0] if args else next(iter(kwargs.values()))
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        if norm.kind == "LayerNorm":
+            wide = wide - wide.mean(norm.axis, keepdim=True)
+        seen.append(wide.square().mean(norm.axis).max())
 
-    with ExitStack() as hooks, torch.no_grad():
-        for norm in {path.site.name: path.site.norm for path in paths}.values():
-            handle = model.get_submodule(norm.name).register_forward_pre_hook(hook(norm))
-            hooks.callback(handle.remove)
-        for batch in batches:
-            model(**batch)
-    return float(torch.stack(seen).max()) if seen else 0.0
+    return hook

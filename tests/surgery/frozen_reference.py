@@ -1,4 +1,4 @@
-"""The reference of the proof: a model in memory whose norms have frozen divisors, naively.
+"""The reference of the tests: a model in memory whose norms have frozen divisors, naively.
 
 Nothing is folded and nothing is fused here. A site of one path has its formula at the norm; where
 a site has several, the norm passes its input on and each reader normalizes what it reads, output
@@ -15,8 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from normsurgery.anatomy.norms import Norm
-from normsurgery.anatomy.probe import run_outputs
-from normsurgery.errors import UnsupportedModelError
 from normsurgery.train.norms.paths import NormPath
 
 
@@ -45,31 +43,6 @@ def frozen_norms(
     finally:
         for module in changed:
             module.__dict__.pop("forward", None)
-
-
-def mean_divisors(
-    model: nn.Module, inputs: Mapping[str, Tensor], paths: Sequence[NormPath]
-) -> dict[str, float]:
-    """What the norms of these paths divide by in one forward, the mean over rows, by site."""
-    seen: dict[str, list[float]] = {path.site.name: [] for path in paths}
-    hooks = []
-    for norm in {path.site.name: path.site.norm for path in paths}.values():
-        module = model.get_submodule(norm.name)
-        hooks.append(module.register_forward_pre_hook(_note(seen[norm.name], norm)))
-    try:
-        run_outputs(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: sum(values) / len(values) if values else 1.0 for name, values in seen.items()}
-
-
-def _note(seen: list[float], norm: Norm) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        power = _centred(args[0], norm).square().mean(-1)
-        seen.append(float((power + norm.eps).sqrt().mean()))
-
-    return hook
 
 
 def _centred(x: Tensor, norm: Norm) -> Tensor:
@@ -113,11 +86,6 @@ def _at_reader(
             found = own(reader, _formula(x, module, norm, value), *args, **kwargs)
             if channels is None:
                 return found
-            if not isinstance(found, Tensor):
-                raise UnsupportedModelError(
-                    f"{name} returns more than one tensor, so its paths cannot part",
-                    "please report the model id",
-                )
             result = torch.full_like(found, torch.nan) if result is None else result
             index = torch.tensor(channels)
             result[..., index] = found[..., index]
