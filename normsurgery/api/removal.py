@@ -8,7 +8,7 @@ from typing import Any
 
 from normsurgery.api.document import source_document
 from normsurgery.api.removal_export import Exporter
-from normsurgery.api.removal_plan import Budget, budget_of, control_choice
+from normsurgery.api.removal_plan import Budget, budget_of
 from normsurgery.api.removal_request import RemovalRequest
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
@@ -83,7 +83,6 @@ def _parameters(checkpoint: Checkpoint) -> int:
 def described(task: Task) -> dict[str, Any]:
     """The document before anything is done."""
     request = task.request
-    run, why = control_choice(request, task.budget.flops(task.parameters))
     document = {
         "command": "remove-ln",
         "version": VERSION,
@@ -107,7 +106,8 @@ def described(task: Task) -> dict[str, Any]:
         "schedule": task.budget.schedule.to_dict(),
         "events": [event.to_dict() for event in task.budget.plan.events],
         "estimate": task.budget.estimate(task.parameters),
-        "control": {"run": run, "why": why},
+        "control": {"run": task.budget.control, "why": task.budget.why},
+        "teacher": task.budget.teacher,
     }
 
 

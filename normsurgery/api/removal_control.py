@@ -47,7 +47,7 @@ def controlled(task: Task, chosen: Mapping[str, Any], domains: Domains, work: Pa
         "loss": [list(point) for point in trained.loss],
     }
     measured = {"control": measured_in_memory(task, trained.model, domains)} if trained.main else {}
-    teaches = task.request.teacher == "control" and task.budget.schedule.needs_teacher
+    teaches = task.budget.teacher == "control"
     return Control(
         {**chosen, **about}, measured, [loss for _, loss in trained.loss],
         trained.model if teaches else None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from normsurgery.api.removal_request import FINETUNE_TOKENS, RemovalRequest
+from normsurgery.api.removal_request import FINETUNE_TOKENS, RemovalRequest, TeacherName
 from normsurgery.calibrate.text.sources import row_length
 from normsurgery.train.arguments import process_count
 from normsurgery.train.norms.paths import NormPath
@@ -19,19 +19,25 @@ from normsurgery.train.run import Subject
 
 LITTLE_FLOPS = 1e16  # what a control may cost without being asked for: a GPU's minutes
 _FORWARD_BACKWARD = 6  # operations a parameter and a token (arXiv 2001.08361)
+_HALF = (0.5, 0.5)  # of cross-entropy and of the KL, from the first step to the last
+_NONE = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Budget:
     """schedule: with the rate and the weights that were asked for. row: tokens a row.
 
-    options: of the run, for the trainer. plan: what it comes to.
+    options: of the run, for the trainer. plan: what it comes to. control: whether the untouched
+    model gets the same training; why: or why not. teacher: whose predictions the KL looks at.
     """
 
     schedule: Schedule
     options: RemovalOptions
     row: int
     plan: Plan
+    control: bool
+    why: str
+    teacher: TeacherName
 
     @property
     def tokens(self) -> int:
@@ -92,21 +98,39 @@ def budget_of(
         report_to=request.report_to,
         logging_dir=None if request.report_to == "none" else logs,
     )
-    schedule = _as_asked(schedule, request)
-    teacher = schedule.needs_teacher
-    plan = plan_removal(subject, schedule, options, row_length=row, teacher=teacher)
-    return Budget(schedule, options, row, plan)
+    tokens = schedule.steps * options.rows_per_step(process_count()) * row
+    control, why = control_choice(request, float(_FORWARD_BACKWARD * parameters * tokens))
+    teacher = _teacher(request, schedule, control)
+    schedule = _with_rate(_taught(schedule, teacher), request.lr)
+    plan = plan_removal(subject, schedule, options, row_length=row, teacher=teacher != "none")
+    return Budget(schedule, options, row, plan, control, why, teacher)
 
 
-def _as_asked(schedule: Schedule, request: RemovalRequest) -> Schedule:
-    """With the learning rate that was asked for, and no teacher where none was wanted."""
-    if request.lr is not None:
-        least = schedule.min_learning_rate * request.lr / schedule.learning_rate
-        schedule = replace(schedule, learning_rate=request.lr, min_learning_rate=least)
-    if request.teacher == "none" and schedule.needs_teacher:
-        weights = tuple(ce if ce else 1.0 for ce in schedule.ce)
-        schedule = replace(schedule, kl=(0.0, 0.0), ce=(weights[0], weights[1]))
-    return schedule
+def _teacher(request: RemovalRequest, schedule: Schedule, control: bool) -> TeacherName:
+    """The teacher asked for; else the control where `auto` has one, else what the schedule needs."""
+    if request.teacher is not None:
+        return request.teacher
+    if request.schedule == "auto":
+        return "control" if control else "none"
+    return "original" if schedule.needs_teacher else "none"
+
+
+def _taught(schedule: Schedule, teacher: TeacherName) -> Schedule:
+    """With a KL where there is a teacher (half of the loss where the schedule has none), or none."""
+    if teacher == "none":
+        started, ended = (ce if ce else 1.0 for ce in schedule.ce)
+        return replace(schedule, kl=_NONE, ce=(started, ended))
+    if schedule.needs_teacher:
+        return schedule
+    return replace(schedule, ce=_HALF, kl=_HALF)
+
+
+def _with_rate(schedule: Schedule, rate: float | None) -> Schedule:
+    """With the highest rate that was asked for, and the lowest in proportion."""
+    if rate is None:
+        return schedule
+    least = schedule.min_learning_rate * rate / schedule.learning_rate
+    return replace(schedule, learning_rate=rate, min_learning_rate=least)
 
 
 def control_choice(request: RemovalRequest, flops: float) -> tuple[bool, str]:

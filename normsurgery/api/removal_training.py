@@ -106,7 +106,7 @@ def _identity(task: Task, domains: Domains, control: Mapping[str, Any]) -> dict[
     return {
         **options,
         "control": control["run"],
-        "teacher": task.request.teacher,
+        "teacher": task.budget.teacher,
         "schedule": task.budget.schedule.to_dict(),
         "processes": process_count(),
         "text": domains.training.about["sha256"],
@@ -129,14 +129,13 @@ def _removed(
 
 
 def _training(task: Task, removed: Removed, domains: Domains) -> dict[str, Any]:
-    teacher = task.request.teacher or "original"
     return {
         "method": "norm removal",
         "steps": removed.steps,
         "tokens": removed.tokens,
         "trainable_parameters": removed.trainable_parameters,
         "text": domains.training.about,
-        "teacher": teacher if task.budget.schedule.needs_teacher else "none",
+        "teacher": task.budget.teacher,
         "retries": removed.retries,
         "seconds_estimated": removed.plan.seconds,
         "final": removed.final,
