@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from normsurgery.anatomy.twin import meta_model
@@ -73,7 +73,7 @@ def plan_removal(
     steps = schedule.steps if steps is None else steps
     known = schedule.order == "kind" or options.order is not None
     if planned is None:
-        by_kind = schedule if known else _by_kind(schedule)
+        by_kind = schedule if known else replace(schedule, order="kind")
         paths = read_paths(found, found.twin.model, sites=options.sites)
         ends = end_token(hollow) is not None
         planned = events(by_kind, paths, order=options.order, end=ends)
@@ -87,12 +87,6 @@ def plan_removal(
         memory=_memory(hollow.config, parameters, options, row_length, teacher=teacher),
         measured_order=schedule.order == "sensitivity" and known,
     )  # fmt: skip
-
-
-def _by_kind(schedule: Schedule) -> Schedule:
-    from dataclasses import replace
-
-    return replace(schedule, order="kind")
 
 
 def _memory(

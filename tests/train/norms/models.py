@@ -70,11 +70,28 @@ def inputs(model: Any, *, length: int = 9, seed: int = 3) -> dict[str, Tensor]:
 def run(model: Any, given: dict[str, Tensor]) -> Tensor:
     """The model's first output; in float64 nothing in it is rounded to float32."""
     if next(model.parameters()).dtype != torch.float64:
-        return model(**given)[0]
+        plain: Tensor = model(**given)[0]
+        return plain
     with Float64():
-        return model(**given)[0]
+        exact: Tensor = model(**given)[0]
+    return exact
 
 
 def token_ids(count: int = 12, batch: int = 2, seed: int = 0) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     return torch.randint(3, 90, (batch, count), generator=draw)
+
+
+def checkpointed(model: Any, **options: Any) -> None:
+    """Turn gradient checkpointing on; transformers 5.2x renamed it, and the old name warns."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    (enable or model.gradient_checkpointing_enable)(options or None)
+
+
+def training(model: Any) -> None:
+    """In training mode, without the dropout of the class's defaults."""
+    model.train()
+    model.config.use_cache = False
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0

@@ -1,12 +1,16 @@
 """Whole removals by the real Trainer on tiny models."""
 
-from dataclasses import replace
+import json
+import math
 
 import pytest
 import torch
 
 from normsurgery.errors import UsageError
-from normsurgery.train.removal.run import train_control
+from normsurgery.train.removal.run import remove_norms_by_training, train_control
+from normsurgery.train.removal.trainer import make_trainer
+from normsurgery.train.run import ready_model
+from normsurgery.train.trainer import Extras, Objective
 from normsurgery.train.work import last_checkpoint
 from tests.train.removal.tools import options, quick, run
 from tests.train.tools import InterruptedRunError, StopsAt, rows, subject
@@ -33,7 +37,7 @@ def test_every_norm_is_frozen_at_the_end(tiny, tmp_path, family):
     assert [step for step, _ in made.loss] == list(range(1, 13)) and made.steps == 12
     assert set(made.final) == {"loss", "ce", "aux"}
     assert made.plan.seconds is not None and made.plan.seconds > 0
-    with torch.no_grad():  # and it has no norm: twice the stream, twice all but the constants
+    with torch.no_grad():
         ids = rows().ids[:1]
         frozen = made.model(ids).logits
         made.removal.detach()
@@ -41,11 +45,11 @@ def test_every_norm_is_frozen_at_the_end(tiny, tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("stop", [2, 4, 7, 10, 11])
+@pytest.mark.parametrize("stop", [4, 7, 11])
 def test_a_run_killed_and_resumed_ends_in_the_bits_of_one_that_was_not(
     tiny, tmp_path, family, stop
 ):
-    chosen = options(gradient_accumulation=2, save_every=1 + stop % 3)
+    chosen = options(gradient_accumulation=2, save_every=1 + stop % 2)
     schedule = quick(anneal=2, anneal_first=1, ce=(1.0, 0.5), kl=(0.0, 1.0))
     teacher = tiny(family, seed=1)
     whole = run(tiny(family), tmp_path / "a", schedule=schedule, teacher=teacher, chosen=chosen)
@@ -55,7 +59,7 @@ def test_a_run_killed_and_resumed_ends_in_the_bits_of_one_that_was_not(
             progress=StopsAt(stop),
         )  # fmt: skip
     start = last_checkpoint(tmp_path / "b")
-    assert start is not None or stop == 2
+    assert start is not None
     resumed = run(
         tiny(family), tmp_path / "b", schedule=schedule, teacher=teacher, chosen=chosen,
         resume_from=start,
@@ -103,10 +107,6 @@ def test_a_control_in_memory_may_teach(tiny, tmp_path):
     schedule = quick(kl=(1.0, 1.0), ce=(0.0, 0.0))
     control = train_control(subject(tiny("gpt2")), rows(), schedule, options(), tmp_path / "c")
     before = values(control)
-    made = run(tiny("gpt2"), tmp_path / "r", schedule=schedule)if False else None
-    assert made is None
-    from normsurgery.train.removal.run import remove_norms_by_training
-
     made = remove_norms_by_training(
         subject(tiny("gpt2")), control.model, rows(), schedule, options(), tmp_path / "r",
         reference=[loss for _, loss in control.loss],
@@ -166,9 +166,40 @@ def test_by_sensitivity_the_order_is_measured(tiny, tmp_path):
     assert made.plan.measured_order
 
 
-def test_norms_and_biases_do_not_decay(tiny, tmp_path):
-    """Weights without a gradient's step: a rate near 0 and a decay near 1 move only matrices."""
-    schedule = quick(steps=7, learning_rate=1e-2, min_learning_rate=1e-2, warmup=0)
-    plain = run(tiny("gpt2"), tmp_path / "a", schedule=schedule)
-    heavy = run(tiny("gpt2"), tmp_path / "b", schedule=replace(schedule, weight_decay=1e-4))
-    assert not same(plain.state, heavy.state)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_norms_and_biases_do_not_decay(tiny, tmp_path, family):
+    chosen, schedule = options(), quick(weight_decay=0.5)
+    model = ready_model(subject(tiny(family)), chosen.training(schedule, 12))
+    trainer = make_trainer(
+        model, rows(), schedule, chosen, tmp_path, steps=12, extras=Extras(), teacher=None,
+        objective=Objective(weights=schedule.weights),
+    )  # fmt: skip
+    groups = trainer.create_optimizer().param_groups
+    assert {group["weight_decay"] for group in groups} == {0.5, 0.0}
+    for group in groups:
+        assert {p.ndim > 1 for p in group["params"]} == {group["weight_decay"] > 0}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_every_step_says_rate_drift_and_what_is_gone(tiny, tmp_path):
+    schedule = quick(warmup=2, horizon=24, learning_rate=1e-2)
+    made = run(tiny("gpt2"), tmp_path, schedule=schedule)
+    log = history(tmp_path)
+    rates = [entry["learning_rate"] for entry in log]
+    assert rates[:3] == pytest.approx([0.0, 5e-3, 1e-2])
+    at = 0.5 * (1 + math.cos(math.pi * 9 / 22))  # the twelfth step: 9 of 22 after the warm-up
+    assert rates[11] == pytest.approx(1e-4 + 9.9e-3 * at)
+    assert [entry["removed"] for entry in log] == [
+        sum(len(e.paths) for e in made.events if e.action == "remove" and e.step < step)
+        for step in range(1, 13)
+    ]
+    drift = [entry["drift"] for entry in log]
+    assert drift[:2] == [1.0, 1.0] and min(drift) >= 1.0 and drift[-1] > 1.001
+    assert {"loss", "ce", "aux", "grad_norm"} <= set(log[0])
+
+
+def history(work):
+    last = last_checkpoint(work)
+    assert last is not None
+    log = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in log if "ce" in entry]
