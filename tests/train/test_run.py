@@ -151,3 +151,13 @@ def test_bf16_where_it_is_asked_for_keeps_float32_weights(tiny, tmp_path):
     assert {value.dtype for value in trained.state.values()} == {torch.float32}
     exact = run(tiny("llama"), tiny("llama", seed=1), tmp_path, options(steps=2, bf16=False))
     assert not same(values(trained), values(exact))
+
+
+def test_a_run_that_was_stopped_after_its_last_step_ends_as_it_did(tiny, tmp_path):
+    chosen = options("full", 5, weights=LossWeights(kl=0.0), save_every=2)
+    whole = run(tiny("gpt2"), None, tmp_path, chosen)
+    end = last_checkpoint(tmp_path)
+    assert end is not None and end.name == "checkpoint-5"
+    again = run(tiny("gpt2"), None, tmp_path, chosen, resume_from=end)
+    assert same(whole.state, again.state)
+    assert again.loss == whole.loss and again.steps == 5
