@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 import normsurgery
-from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.report.progress import Silent
 from normsurgery.train.domains import load_domains
@@ -147,14 +146,14 @@ def control(
     other = replace(other, learning_rate=rate, min_learning_rate=rate * least)
     text = load_domains(
         task.model, data=task.train, text_column="text", tokens=task.tokens,
-        max_length=task.window, seed=0,
+        max_length=task.window, seed=0, other_data=task.held,
     )  # fmt: skip
     started = time.perf_counter()
     trained = train_control(
         subject, text.training, other, RemovalOptions(batch_size=BATCH), scratch / f"{rate}",
         progress=Silent(),
     )  # fmt: skip
-    rows = load_rows(task.model, data=task.held, tokens=10**9, max_length=task.window)
+    rows = list(text.measured.values())[-1]
     figures = loss_quantiles(model_losses(trained.model, rows, device=torch.device("cpu")))
     return figures, trained.loss, time.perf_counter() - started
 

@@ -130,6 +130,7 @@ SURGERIES: Mapping[str, Surgery] = {
             "finetune": _FLAG,
             "one_shot": _FLAG,
             **_READ,
+            "other_data": _TEXT,
             "schedule": _TEXT,
             "sites": _TEXT,
             "export": _TEXT,

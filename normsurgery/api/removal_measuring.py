@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from normsurgery.report.progress import Advance
 from normsurgery.train.domains import Domains, load_domains
 from normsurgery.train.norms.attach import Removal, attach
 from normsurgery.train.norms.paths import end_token, read_paths
+from normsurgery.train.options import HELD_OUT_SHARE
 from normsurgery.verify import ModelSource
 from normsurgery.verify.losses import (
     Measured,
@@ -39,8 +41,12 @@ _ROWS = 8
 
 
 def text_of(task: Task, tokens: int | None = None) -> Domains:
-    """The text of the run, at most MEASURED_TOKENS of each held-out part. tokens: to load."""
-    wanted = tokens or task.request.tokens or task.budget.tokens
+    """The text of the run, at most MEASURED_TOKENS of each held-out part.
+
+    tokens: to load; None is enough to train on once when the held-out part is taken away.
+    """
+    trained = task.request.tokens or task.budget.tokens
+    wanted = tokens or math.ceil(trained / (1 - HELD_OUT_SHARE))
     directory = task.subject.checkpoint.directory
     domains = load_domains(directory, tokens=wanted, **task.request.text)
     measured = {name: rows.at_most(MEASURED_TOKENS) for name, rows in domains.measured.items()}

@@ -19,7 +19,7 @@ FINETUNE_TOKENS = 3_000_000
 CALIBRATION_TOKENS = 50_000
 # What decides the result and stands in the command that makes it again.
 _COMMAND = (
-    "data", "text_column", "tokens", "max_length", "schedule", "export", "control", "teacher",
+    "data", "text_column", "other_data", "tokens", "max_length", "schedule", "export", "control", "teacher",
     "lr", "batch_size", "gradient_accumulation", "bf16", "dtype", "seed",
 )  # fmt: skip
 
@@ -35,6 +35,7 @@ class RemovalRequest:
     one_shot: bool = False
     data: str | None = None
     text_column: str = "text"
+    other_data: str | None = None
     tokens: int | None = None
     max_length: int | None = None
     schedule: str = "auto"
@@ -121,7 +122,8 @@ class RemovalRequest:
     def text(self) -> dict[str, Any]:
         """The options that say which text, as `load_domains` takes them, less the tokens."""
         return {
-            "data": self.data, "text_column": self.text_column, "max_length": self.max_length,
+            "data": self.data, "text_column": self.text_column, "other_data": self.other_data,
+            "max_length": self.max_length,
             "seed": self.seed, "trust_remote_code": self.trust_remote_code,
         }  # fmt: skip
 
@@ -134,7 +136,7 @@ class RemovalRequest:
         defaults = {one.name: one.default for one in fields(self)}
         given = {name: getattr(self, name) for name in _COMMAND}
         chosen |= {name: value for name, value in given.items() if value != defaults[name]}
-        for name in ("data", "schedule"):
+        for name in ("data", "other_data", "schedule"):
             if name in chosen:
                 chosen[name] = without_path(chosen[name])
         return chosen

@@ -50,7 +50,7 @@ def finetuned(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     if not removed.main:
         return added
     measured = {"original": original(task, domains), **control.measured}
-    about = {key: value for key, value in added["training"].items() if key != "loss"}
+    about = {key: value for key, value in added["training"].items() if key not in ("loss", "ce")}
     frozen = Frozen(
         removed.model, removed.removal, {name: removed.state[name] for name in removed.changed},
         {**about, "sites": list(task.request.sites)}, (*notes, *removed.notes), measured,
@@ -140,6 +140,7 @@ def _training(task: Task, removed: Removed, domains: Domains) -> dict[str, Any]:
         "seconds_estimated": removed.plan.seconds,
         "final": removed.final,
         "loss": [list(point) for point in removed.loss],
+        "ce": [list(point) for point in removed.ce],
     }
 
 

@@ -37,6 +37,7 @@ def remove_ln(
     one_shot: bool = False,
     data: str | None = None,
     text_column: str = "text",
+    other_data: str | None = None,
     tokens: int | None = None,
     max_length: int | None = None,
     schedule: str | Path = "auto",
@@ -85,7 +86,7 @@ def remove_ln(
     """
     started = time.monotonic()
     request = RemovalRequest(
-        finetune, one_shot, data, text_column, tokens, max_length, str(schedule),
+        finetune, one_shot, data, text_column, other_data, tokens, max_length, str(schedule),
         RemovalRequest.words(sites), export, control, teacher, lr, batch_size,
         gradient_accumulation, gradient_checkpointing, bf16, save_every, resume, report_to,
         dtype, verify, device, seed, trust_remote_code, dry_run,

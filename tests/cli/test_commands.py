@@ -61,6 +61,7 @@ OPTIONS = [
     ("remove_ln", "--one-shot", "one_shot", True),
     ("remove_ln", "--data=t.txt", "data", "t.txt"),
     ("remove_ln", "--text-column=body", "text_column", "body"),
+    ("remove_ln", "--other-data=o.txt", "other_data", "o.txt"),
     ("remove_ln", "--tokens=99", "tokens", 99),
     ("remove_ln", "--max-length=64", "max_length", 64),
     ("remove_ln", "--schedule=gpt2", "schedule", "gpt2"),

@@ -94,9 +94,7 @@ def sabotage(monkeypatch, times):
 
 
 @pytest.mark.parametrize("reference", [None, [4.5] * 20])
-def test_a_removal_that_goes_wrong_once_is_done_again_later(
-    tiny, tmp_path, monkeypatch, reference
-):
+def test_a_removal_that_goes_wrong_once_is_done_again_later(tiny, tmp_path, monkeypatch, reference):
     schedule = quick(20)
     plain = run(tiny("gpt2"), tmp_path / "a", schedule=schedule)
     done = sabotage(monkeypatch, 1)
