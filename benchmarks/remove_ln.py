@@ -204,7 +204,7 @@ def plain(subject: Subject, batch: Tensor) -> Callable[[], float]:
 def removing(
     subject: Subject, batch: Tensor, gone: tuple[str, ...], teacher: Any
 ) -> Callable[[], float]:
-    """The same of a removal: σ̂, the auxiliary loss and perhaps a teacher on half of the rows."""
+    """The same of a removal: σ̂, the auxiliary loss and perhaps a teacher on a quarter of the rows."""
     model = subject.load(torch.float32)
     paths = read_paths(subject.examination, model)
     removal = attach(model, paths, end=end_token(model))
@@ -221,8 +221,8 @@ def removing(
         total: Tensor = found.loss if stream is None else found.loss + 0.1 * stream
         if teacher is not None:
             with torch.no_grad():
-                known = teacher(input_ids=batch[: BATCH // 2]).logits
-            guess = log_softmax(found.logits[: BATCH // 2], -1)
+                known = teacher(input_ids=batch[: BATCH // 4]).logits
+            guess = log_softmax(found.logits[: BATCH // 4], -1)
             total = total + kl_div(guess, log_softmax(known, -1), reduction="sum", log_target=True)
         return total
 

@@ -107,7 +107,7 @@ def budget_of(
 
 
 def _teacher(request: RemovalRequest, schedule: Schedule, control: bool) -> TeacherName:
-    """The teacher asked for; else the control where `auto` has one, else what the schedule needs."""
+    """The one asked for; else the control where `auto` has one, else what the schedule needs."""
     if request.teacher is not None:
         return request.teacher
     if request.schedule == "auto":
@@ -116,7 +116,7 @@ def _teacher(request: RemovalRequest, schedule: Schedule, control: bool) -> Teac
 
 
 def _taught(schedule: Schedule, teacher: TeacherName) -> Schedule:
-    """With a KL where there is a teacher (half of the loss where the schedule has none), or none."""
+    """With a KL where there is a teacher, half of the loss where the schedule has none."""
     if teacher == "none":
         started, ended = (ce if ce else 1.0 for ce in schedule.ce)
         return replace(schedule, kl=_NONE, ce=(started, ended))

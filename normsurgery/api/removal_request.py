@@ -19,8 +19,8 @@ FINETUNE_TOKENS = 3_000_000
 CALIBRATION_TOKENS = 50_000
 # What decides the result and stands in the command that makes it again.
 _COMMAND = (
-    "data", "text_column", "other_data", "tokens", "max_length", "schedule", "export", "control", "teacher",
-    "lr", "batch_size", "gradient_accumulation", "bf16", "dtype", "seed",
+    "data", "text_column", "other_data", "tokens", "max_length", "schedule", "export", "control",
+    "teacher", "lr", "batch_size", "gradient_accumulation", "bf16", "dtype", "seed",
 )  # fmt: skip
 
 

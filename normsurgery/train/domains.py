@@ -35,7 +35,8 @@ def load_domains(
     """Text through the tokenizer in `directory`, split before anything trains.
 
     A tenth of the rows is held out. The other domain is `other_data`; the bundled prose, or where
-    that trains, the bundled drama. Raises what `load_rows` raises, and UsageError for fewer than two rows.
+    that trains, the bundled drama. Raises what `load_rows` raises, and
+    UsageError for fewer than two rows.
     """
     from normsurgery.calibrate.text.sources import load_rows
 

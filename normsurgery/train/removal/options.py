@@ -35,7 +35,7 @@ class RemovalOptions:
     gradient_accumulation: int = 1
     bf16: bool | None = None
     gradient_checkpointing: bool = False
-    kl_rows: float = 0.5
+    kl_rows: float = 0.25
     temperature: float = 1.0
     sites: Collection[str] = SITES
     order: tuple[str, ...] | None = None
