@@ -204,7 +204,7 @@ def plain(subject: Subject, batch: Tensor) -> Callable[[], float]:
 def removing(
     subject: Subject, batch: Tensor, gone: tuple[str, ...], teacher: Any
 ) -> Callable[[], float]:
-    """The same of a removal: σ̂, the auxiliary loss and perhaps a teacher on a quarter of the rows."""
+    """The same of a removal: σ̂, the auxiliary loss and perhaps a teacher on some rows."""
     model = subject.load(torch.float32)
     paths = read_paths(subject.examination, model)
     removal = attach(model, paths, end=end_token(model))
