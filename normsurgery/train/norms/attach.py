@@ -211,7 +211,8 @@ class Removal:
         for name, group in groups.items():
             module = self.model.get_submodule(name)
             live = [self._live[path.name] for path in group]
-            site = LiveSite(group[0].site, module, live, self._shared)
+            partial = len(group) < group[0].shared
+            site = LiveSite(group[0].site, module, live, self._shared, partial=partial)
             self._sites[name] = site
             if group[0].whole:
                 final = group[0].kind == "final"
@@ -221,19 +222,23 @@ class Removal:
                 self._attach_readers(site, group)
 
     def _attach_readers(self, site: LiveSite, group: Sequence[NormPath]) -> None:
+        kept = LivePath(group[0].site.name, self._shared)  # of paths that were not asked for
         for reader in group[0].site.readers:
+            module = self.model.get_submodule(reader.module)
             parts = [
                 (self._live[path.name], part.channels)
                 for path in group
                 for part in path.parts
                 if part.reader == reader
-            ]
-            module = self.model.get_submodule(reader.module)
+            ] or [(kept, None)]
             path, channels = parts[0]
             if channels is None:
                 self._patch(module, plain_reader(site, path, module.forward))
             else:
                 split = [(path, some) for path, some in parts if some is not None]
+                size = self.model.get_parameter(reader.weight).shape[1 - reader.in_dim]
+                rest = set(range(size)).difference(*(some for _, some in split))
+                split += [(kept, tuple(sorted(rest)))] if rest else []
                 self._patch(module, FusedReader(site, module, reader, split))
 
     def _patch(self, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:

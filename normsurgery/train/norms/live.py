@@ -87,13 +87,20 @@ class LivePath:
 
 
 class LiveSite:
-    """A norm module whose paths can be frozen."""
+    """A norm module whose paths can be frozen. partial: some of its paths are not among them."""
 
     def __init__(
-        self, site: NormSite, module: nn.Module, paths: Sequence[LivePath], shared: Shared
+        self,
+        site: NormSite,
+        module: nn.Module,
+        paths: Sequence[LivePath],
+        shared: Shared,
+        *,
+        partial: bool = False,
     ) -> None:
         self.norm, self.module = site.norm, module
         self.paths, self._shared = tuple(paths), shared
+        self.partial = partial
         self.sums = Sums()
 
     def at_norm(self, x: Tensor) -> Tensor:
@@ -112,7 +119,7 @@ class LiveSite:
         """The norm's forward where its readers normalize: x itself, once it is measured."""
         sigma = None
         self._shared.forget()
-        if any(path.key == _REAL for path in self.paths):
+        if self.partial or any(path.key == _REAL for path in self.paths):
             y, sigma = real(x, self.norm, *self._parameters())
             self._shared.source, self._shared.owner = x, self
             self._shared.normed = {_REAL: y}

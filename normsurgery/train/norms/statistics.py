@@ -33,8 +33,8 @@ class Sums:
 
     def add(self, sigma: Tensor, tokens: Tokens) -> None:
         """sigma: [..], σ of each row."""
-        weights = tokens.weights(sigma.shape, sigma.device)
-        flat = sigma.flatten().to(weights.dtype)
+        flat = sigma.flatten()
+        weights = tokens.weights(sigma.shape, sigma.device).to(flat.dtype)
         found = torch.stack([flat, torch.ones_like(flat)]) @ weights
         self.total = found.double() if self.total is None else self.total + found
 
