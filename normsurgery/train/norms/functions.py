@@ -79,7 +79,8 @@ def spread(x: Tensor, norm: Norm) -> Tensor:
 
 def _mean_square(x: Tensor) -> Tensor:
     """[.., 1]; one pass over x, where a variance takes torch twenty times as long on a CPU."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.square() / x.shape[-1]
 
 
 def _wide(x: Tensor) -> Tensor:

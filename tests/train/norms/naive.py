@@ -17,11 +17,13 @@ Spread = Callable[[str, Tensor], Tensor]
 
 def true_sigma(path: str, x: Tensor) -> Tensor:
     centred = x - x.mean(-1, keepdim=True)
-    return (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    variance: Tensor = centred.square().mean(-1, keepdim=True)
+    return (variance + 1e-5).sqrt()
 
 
 def _norm(module: Any, x: Tensor, sigma: Tensor) -> Tensor:
-    return module.weight * (x - x.mean(-1, keepdim=True)) / sigma + module.bias
+    y: Tensor = module.weight * (x - x.mean(-1, keepdim=True)) / sigma + module.bias
+    return y
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -29,7 +31,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     time = q.shape[2]
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     scores = scores.masked_fill(torch.ones(time, time).triu(1).bool(), float("-inf"))
-    return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    mixed: Tensor = scores.softmax(-1) @ v
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def gpt2(model: Any, ids: Tensor, spread: Spread) -> Tensor:
@@ -51,7 +54,8 @@ def gpt2(model: Any, ids: Tensor, spread: Spread) -> Tensor:
         inner = _norm(block.ln_2, x, spread(f"{name}.ln_2", x))
         inner = gelu(inner @ block.mlp.c_fc.weight + block.mlp.c_fc.bias, approximate="tanh")
         x = x + inner @ block.mlp.c_proj.weight + block.mlp.c_proj.bias
-    return _norm(core.ln_f, x, spread("transformer.ln_f", x)) @ core.wte.weight.T
+    head: Tensor = core.wte.weight
+    return _norm(core.ln_f, x, spread("transformer.ln_f", x)) @ head.T
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -83,4 +87,5 @@ def gpt_neox(model: Any, ids: Tensor, spread: Spread) -> Tensor:
         inner = gelu(inner @ up.weight.T + up.bias) @ down.weight.T + down.bias
         x = x + inner + mixed @ block.attention.dense.weight.T + block.attention.dense.bias
     last = _norm(core.final_layer_norm, x, spread("gpt_neox.final_layer_norm", x))
-    return last @ model.lm_head.weight.T
+    head: Tensor = model.lm_head.weight
+    return last @ head.T

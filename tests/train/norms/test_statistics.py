@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.multiprocessing import spawn
+from torch.multiprocessing.spawn import spawn
 
 from normsurgery.errors import UsageError
 from normsurgery.train.norms.attach import Removal, attach

@@ -29,7 +29,7 @@ def _table(**arguments: Any) -> list[list[int]]:
     }
     table = read_tokens(given, STOP, counted=True).table
     assert table is not None
-    return table.tolist()  # type: ignore[no-any-return]
+    return table.tolist()
 
 
 IDS = [[1, 2, STOP, 3], [STOP, 1, 2, STOP]]
