@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +13,16 @@ from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.runtime import quiet
-from normsurgery.api.norm_free import NormFree, plan_norm_free
+from normsurgery.api.norm_free import Export, NormFree, plan_norm_free
 from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.train.norms.attach import attach
 from normsurgery.train.norms.paths import DEFAULT_SITES, NormPath, read_paths
 from normsurgery.train.norms.variance import largest_variance
-from tests.families import FAMILIES, build, build_spec
+from tests.families import FAMILIES, build_spec
 from tests.surgery.frozen_reference import frozen_norms
 from tests.surgery.zoo import ZOO
 
-# name → (family, --sites, other values of its configuration)
+# name → (family, --sites, other values of its configuration, or "class" for another model class)
 MODELS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gpt2": ("gpt2", DEFAULT_SITES, {}),
     "gpt2_untied": ("gpt2", DEFAULT_SITES, {"tie_word_embeddings": False}),
@@ -40,6 +39,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gemma2": ("gemma2", DEFAULT_SITES, {}),
     "gemma2_inner": ("gemma2", (*DEFAULT_SITES, "inner"), {}),
     "olmo": ("olmo", DEFAULT_SITES, {}),
+    "olmo2": ("olmo2", (*DEFAULT_SITES, "inner"), {}),
+    "olmo_base": ("olmo", DEFAULT_SITES, {"class": "OlmoModel"}),  # a norm without γ stays
     "vit": ("vit", DEFAULT_SITES, {}),
 }
 
@@ -54,7 +55,7 @@ class Subject(NamedTuple):
     twin_paths: tuple[NormPath, ...]
     sigma: dict[str, float]
 
-    def plan(self, export: str, **options: Any) -> NormFree:
+    def plan(self, export: Export, **options: Any) -> NormFree:
         if export == "stock" and "variance" not in options:
             options["variance"] = self.variance()
         return plan_norm_free(
@@ -70,22 +71,19 @@ class Subject(NamedTuple):
     def inputs(self) -> dict[str, Tensor]:
         return example_inputs(self.model, batch=2, length=9, seed=5)
 
-    def expected(self, **changes: Any) -> dict[str, Tensor]:
-        """Outputs with the divisors frozen, in float64. changes: other `paths` or `sigma`."""
-        model = copy.deepcopy(self.model).double()
-        paths, sigma = changes.get("paths", self.paths), changes.get("sigma", self.sigma)
-        with frozen_norms(model, paths, sigma):
-            return run_outputs(model, self.inputs())
+    def expected(self, inputs: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Outputs with the divisors frozen, in float64. inputs: None takes the subject's own."""
+        with frozen_norms(self.model, self.paths, self.sigma):
+            return run_outputs(self.model, inputs or self.inputs())
 
 
 def subject(name: str, directory: Path, *, dtype: str = "float64") -> Subject:
     """A tiny model of `MODELS`, saved in `dtype`, in float64; a σ̂ for every path."""
     family, sites, changes = MODELS[name]
-    if family in FAMILIES and not changes:
-        model = build(family, directory, dtype=dtype)
-    else:
-        class_name, config, values = FAMILIES.get(family) or ZOO[family]
-        model = build_spec((class_name, config, {**values, **changes}), directory, dtype=dtype)
+    class_name, config, values = FAMILIES.get(family) or ZOO[family]
+    values = {**values, **changes}
+    spec = (values.pop("class", class_name), config, values)
+    model = build_spec(spec, directory, dtype=dtype)
     model = opened(type(model), directory)  # with the buffers that a float64 model has
     checkpoint = open_checkpoint(directory)
     examination = examine(checkpoint)
