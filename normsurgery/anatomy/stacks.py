@@ -62,11 +62,7 @@ class BlockCall:
 def read_stacks(examination: Examination) -> tuple[Stack, ...]:
     """Every stack of the model, in the order in which they run."""
     twin = examination.twin
-    lists = _module_lists(twin.model)
-    blocks = [block for found in lists.values() for block in found]
-    with noted_calls(twin.model, blocks) as calls:
-        run_twin(twin)
-    rows = _rows(lists, calls)
+    rows, calls = passed_lists(twin.model, lambda: run_twin(twin))
     keys = depth_keys(
         examination.model_class, examination.config, {row.name: len(row.blocks) for row in rows}
     )
@@ -82,6 +78,20 @@ def read_stacks(examination: Examination) -> tuple[Stack, ...]:
             stack = replace(stack, why_not="no number in config.json holds its depth")
         stacks.append(stack)
     return _with_language(twin.model, stacks)
+
+
+def passed_lists(
+    model: nn.Module, run: Callable[[], object]
+) -> tuple[list[Stack], list[BlockCall]]:
+    """The lists of modules that a stream passes when `run` runs the model, and all their calls.
+
+    In the order in which they run; width and keys are not filled in.
+    """
+    lists = _module_lists(model)
+    blocks = [block for found in lists.values() for block in found]
+    with noted_calls(model, blocks) as calls:
+        run()
+    return _rows(lists, calls), calls
 
 
 def choose_stack(stacks: Sequence[Stack], asked: str | None = None) -> Stack:

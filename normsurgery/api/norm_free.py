@@ -76,8 +76,16 @@ class NormFree:
         )  # fmt: skip
 
     def _folds_mean(self) -> bool:
-        sites = frozen_sites(self.paths, self.sigma, self.after.anatomy, biasable=self.biasable)
+        sites = self._sites(self.paths, self.sigma)
         return self.graft is not None and any(site.centres and not site.stays for site in sites)
+
+    def _sites(
+        self, paths: Sequence[NormPath], sigma: Mapping[str, float]
+    ) -> tuple[FrozenSite, ...]:
+        return frozen_sites(
+            paths, sigma, self.after.anatomy, biasable=self.biasable,
+            parted=_parted(self.twin_paths),
+        )  # fmt: skip
 
     def _made(
         self,
@@ -96,7 +104,7 @@ class NormFree:
     def _steps(
         self, paths: Sequence[NormPath], sigma: Mapping[str, float], centre: bool
     ) -> list[Step]:
-        sites = frozen_sites(paths, sigma, self.after.anatomy, biasable=self.biasable)
+        sites = self._sites(paths, sigma)
         names = self.after.names
         steps = [self.untie] if self.untie else []
         if self.division is not None:
@@ -124,7 +132,8 @@ def plan_norm_free(
 ) -> NormFree:
     """Choose the steps for a checkpoint whose norms `paths` have the frozen divisors `sigma`.
 
-    paths: of the real model; twin_paths: the same, of `examination.twin.model`. variance: the
+    paths: of the real model; twin_paths: the same, of `examination.twin.model`, which decide what a
+    form can hold: paths of one site have different σ̂ sooner or later. variance: the
     largest that any of these norms saw (`stock` needs it). untie: give a tied head a table of its
     own in the stock form too; a graft does so where it must.
     Raises UnsupportedModelError with the reason where the form cannot hold the function.
@@ -135,7 +144,7 @@ def plan_norm_free(
     biasable: frozenset[str] | None = None
     if export == "graft":
         biasable = frozenset(takes_new_bias(after.twin, _without_bias(paths, after)))
-    sites = frozen_sites(paths, sigma, after.anatomy, biasable=biasable)
+    sites = frozen_sites(paths, sigma, after.anatomy, biasable=biasable, parted=_parted(twin_paths))
     graft, division, notes = None, None, list[str]()
     if export == "graft":
         graft = make_graft(after, normfree_plan(sites), source=checkpoint.model_id)
@@ -152,6 +161,12 @@ def plan_norm_free(
         form, examination, after, tuple(paths), tuple(twin_paths), dict(sigma), biasable, step,
         graft, division, tuple(notes),
     )  # fmt: skip
+
+
+def _parted(paths: Sequence[NormPath]) -> set[str]:
+    """Sites that have several paths."""
+    sites = [path.site.name for path in paths]
+    return {name for name in sites if sites.count(name) > 1}
 
 
 def _reads_tied(paths: Sequence[NormPath], examination: Examination) -> bool:

@@ -56,6 +56,7 @@ def verify(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     contract: str = "exact",
+    linearity: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> VerifyResult:
@@ -63,7 +64,8 @@ def verify(
 
     A candidate that breaks its contract gives a result whose verdict is "fail"; nothing is raised
     for that. dtype: what both are run in; None is what the reference is stored in. max_length:
-    tokens per row, at most what the model takes; None is 256.
+    tokens per row, at most what the model takes; None is 256. linearity: whether the candidate's
+    logits must be the sum of its blocks' contributions (a model without a final norm), to 1e-5.
     Raises UsageError where the two cannot be compared: other vocabulary, task or modality.
     """
     from normsurgery.api.document import peak_memory_bytes
@@ -79,6 +81,7 @@ def verify(
         device=device,
         against_float64=against_float64,
         contract=contract,
+        linearity=linearity,
         seed=seed,
     )
     opened = [open_checkpoint(model, allow_pickle=allow_pickle) for model in (reference, candidate)]

@@ -219,6 +219,14 @@ SaveEvery = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run that was interrupted, if there is one.")
 ]
+Linearity = Annotated[
+    bool,
+    typer.Option(
+        "--linearity",
+        help="The candidate's logits must be the sum of its blocks' contributions, to 1e-5: what a "
+        "final norm forbids.",
+    ),
+]
 AgainstFloat64 = Annotated[
     bool, typer.Option("--against-float64", help="Run the reference in float64, as the truth.")
 ]

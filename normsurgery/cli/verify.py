@@ -17,6 +17,7 @@ def verify(
     max_length: o.MaxLength = None,
     dtype: o.RunDType = None,
     against_float64: o.AgainstFloat64 = False,
+    linearity: o.Linearity = False,
     device: o.Device = "auto",
     seed: o.Seed = 0,
     json: o.Json = False,
@@ -33,6 +34,7 @@ def verify(
       normsurgery verify openai-community/gpt2 ./gpt2-rms
       normsurgery verify ./my-model ./out --dtype float64 --against-float64
       normsurgery verify ./my-model ./out --data held-out.txt --tokens 4096 --json
+      normsurgery verify ./trained ./norm-free --linearity --trust-remote-code
     """
     announce_code(reference, candidate, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
@@ -45,6 +47,7 @@ def verify(
             dtype=dtype,
             device=device,
             against_float64=against_float64,
+            linearity=linearity,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             contract=contract,

@@ -177,7 +177,8 @@ def _graft(plan: GraftPlan) -> str:
     made = "CRMSNorm(found)" if plan.narrowed else "RMSNorm(module, found)"
     if plan.norm_free:
         made = "Affine(module, found)"
-    return templates.GRAFT + "".join(
+    used = plan.norms or plan.centred_outputs or plan.centred_inputs or plan.biases
+    return templates.GRAFT.format(module="module" if used else "_") + "".join(
         piece
         for piece, wanted in (
             (templates.GRAFT_NORMS.format(made=made), plan.norms),

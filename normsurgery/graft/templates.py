@@ -118,7 +118,7 @@ def lookup(table, name):
 GRAFT = '''
 def graft(model):
     """Replace the named modules of a stock model, in place."""
-    for name, module in list(model.named_modules()):
+    for name, {module} in list(model.named_modules()):
         parent, _, child = name.rpartition(".")
 '''
 

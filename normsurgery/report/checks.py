@@ -25,7 +25,7 @@ def checks(forms: Mapping[str, Figures]) -> list[Row]:
     """Every figure that the forms have, those that decide the verdict first."""
     rows = _output_checks(forms)
     rows.append(_load_check(forms))
-    rows += [row for row in (_text_check(forms),) if row]
+    rows += [row for row in (_text_check(forms), _linearity_check(forms)) if row]
     rows += [row for row in _remarks(forms) if set(row[1]) != {ABSENT}]
     return rows
 
@@ -80,6 +80,17 @@ def _same_text(text: Figures | None) -> str:
     excused = all(divergence["excused"] for divergence in text["divergences"])
     rows = len({divergence["row"] for divergence in text["divergences"]})
     return f"{rows}/{text['rows']} {'tie' if excused else 'differ'}"
+
+
+def _linearity_check(forms: Mapping[str, Figures]) -> Row | None:
+    """How far the logits are from the sum of what the blocks contribute, where that was asked."""
+    found = [one.get("linearity") or {} for one in forms.values()]
+    if not any(found):
+        return None
+    errors = [figure(one.get("error")) for one in found]
+    allowed = next(one["allowed"] for one in found if one)
+    passed = all(one["passed"] for one in found if one)
+    return "logits − Σ contributions (max / std)", errors, figure(allowed), passed
 
 
 def _remarks(forms: Mapping[str, Figures]) -> list[Row]:

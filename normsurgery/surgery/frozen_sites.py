@@ -56,7 +56,8 @@ class FrozenReader:
 class FrozenSite:
     """A norm whose divisor is frozen. stays: why it remains as an affine map, "" if it does not.
 
-    biases: modules of the readers that get a bias. sigmas: one a path.
+    biases: modules of the readers that get a bias. sigmas: one a path. parted: whether the site
+    has several paths, though only one σ̂ may be known yet.
     """
 
     site: NormSite
@@ -64,11 +65,12 @@ class FrozenSite:
     sigmas: tuple[float, ...]
     stays: str = ""
     biases: tuple[str, ...] = ()
+    parted: bool = False
 
     @property
     def sigma(self) -> float | None:
         """The one σ̂ of the site, None where its paths differ."""
-        return self.sigmas[0] if len(set(self.sigmas)) == 1 else None
+        return self.sigmas[0] if len(set(self.sigmas)) == 1 and not self.parted else None
 
     @property
     def centres(self) -> bool:
@@ -82,12 +84,14 @@ def frozen_sites(
     anatomy: Anatomy,
     *,
     biasable: Collection[str] | None = None,
+    parted: Collection[str] = (),
 ) -> tuple[FrozenSite, ...]:
     """The sites of these paths, in their order.
 
     sigma: path name → σ̂ > 0. anatomy: of the checkpoint that is edited, which may be untied where
     that of the paths was not. biasable: modules that add a bias if they get one; None: no module
-    gets one, and what becomes of β is not decided here.
+    gets one, and what becomes of β is not decided here. parted: sites of several paths, where
+    `paths` does not tell.
     Raises UsageError for a σ̂ that is missing, zero or not finite; UnsupportedModelError where only
     a part of a site is removed.
     """
@@ -101,7 +105,7 @@ def frozen_sites(
             )
         grouped.setdefault(path.site.name, []).append(path)
     return tuple(
-        _frozen_site(anatomy.sites[name], members, sigma, biasable)
+        _frozen_site(anatomy.sites[name], members, sigma, biasable, parted=name in parted)
         for name, members in grouped.items()
     )
 
@@ -111,9 +115,11 @@ def _frozen_site(
     paths: Sequence[NormPath],
     sigma: Mapping[str, float],
     biasable: Collection[str] | None,
+    *,
+    parted: bool,
 ) -> FrozenSite:
     sigmas = tuple(sigma[path.name] for path in paths)
-    frozen = FrozenSite(site, (), sigmas)
+    frozen = FrozenSite(site, (), sigmas, parted=parted)
     if site.norm.axis != -1:
         raise UnsupportedModelError(
             f"{site.name} normalizes axis {site.norm.axis} and not the last",

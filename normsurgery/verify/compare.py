@@ -17,6 +17,7 @@ from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.verify.figures import PredictionGatherer, Predictions, Spread
 from normsurgery.verify.floor import PartedGatherer, gatherers
+from normsurgery.verify.linearity import Linearity, linearity
 from normsurgery.verify.load import LoadReport, load_model
 from normsurgery.verify.options import VerifyOptions, check_contract
 from normsurgery.verify.reference import (
@@ -29,8 +30,10 @@ from normsurgery.verify.run import (
     Generation,
     Rows,
     exact_arithmetic,
+    first_rows,
     forward,
     generate,
+    placed,
 )
 from normsurgery.verify.sources import ModelSource, check_comparable, dtype_name
 from normsurgery.verify.verdict import (
@@ -78,11 +81,16 @@ def judge(
     try:
         with exact_arithmetic():
             judged.watch(candidate)
+            if run.options.linearity:
+                judged.take_apart(candidate)
     except SurgeryError:
         raise
     except Exception as error:  # a candidate's own code may raise anything; that is its failure
         judged.fail(error)
     return judged.verification(contract)
+
+
+_ROWS_APART = 2  # each contribution is a forward of what follows the blocks, over the vocabulary
 
 
 class _Judge:
@@ -97,6 +105,7 @@ class _Judge:
         self._errors: dict[str, PartedGatherer] = {}
         self._guesses = PredictionGatherer()
         self._generation: Generation | None = None
+        self._linearity: Linearity | None = None
         self._casts: set[str] = set()
         self._notes: list[str] = list(run.notes)
         self._failure: str | None = None
@@ -125,6 +134,19 @@ class _Judge:
                     dtype=run.dtype,
                     device=run.device,
                 )
+
+    def take_apart(self, candidate: ModelSource) -> None:
+        """Hold the logits against the blocks' contributions, on two rows, in float64."""
+        run = self._run
+        with load_model(
+            candidate,
+            dtype=torch.float64,
+            device=run.device,
+            scratch=run.scratch,
+            memory_limit_bytes=run.options.memory_limit_bytes,
+        ) as loaded:
+            rows = first_rows(run.plan.batches[0].inputs, _ROWS_APART)
+            self._linearity = linearity(loaded.model, placed(rows, torch.float64, run.device))
 
     def fail(self, error: Exception) -> None:
         line = str(error).strip().splitlines()
@@ -176,7 +198,7 @@ class _Judge:
             generation = self._compared(outputs)
         else:
             reasons.append(f"the candidate does not load or run: {self._failure}")
-        reasons += reasons_against(contract, extra, outputs, generation)
+        reasons += reasons_against(contract, extra, outputs, generation, self._linearity)
         primary = _primary(self._names)
         scored = primary == "logits" and self._failure is None
         guesses = self._guesses.result() if scored else None
@@ -192,6 +214,7 @@ class _Judge:
             predictions=None if guesses is None else _summary(guesses, first=False),
             predictions_first=None if guesses is None else _summary(guesses, first=True),
             generation=generation,
+            linearity=self._linearity,
             reasons=tuple(reasons),
             notes=tuple(self._all_notes(extra)),
         )

@@ -16,6 +16,7 @@ class VerifyOptions:
 
     outputs: names of the outputs that the candidate guarantees; None is all that both have.
     memory_limit_bytes: above it a model is offloaded; None measures what is free.
+    linearity: whether the candidate's logits must be the sum of its blocks' contributions.
     """
 
     data: str | Path | None = None
@@ -29,6 +30,7 @@ class VerifyOptions:
     new_tokens: int = 32
     outputs: tuple[str, ...] | None = None
     memory_limit_bytes: int | None = None
+    linearity: bool = False
 
     def __post_init__(self) -> None:
         check_contract(self.contract)

@@ -49,7 +49,7 @@ def exact_arithmetic() -> Iterator[None]:
 def forward(model: Any, batch: Batch, dtype: torch.dtype, device: torch.device) -> dict[str, Rows]:
     """Every floating output tensor of the top level, pads left out, by its name."""
     with torch.inference_mode():
-        output = model(**_placed(batch.inputs, dtype, device))
+        output = model(**placed(batch.inputs, dtype, device))
     return {
         name: _rows(name, value, batch)
         for name, value in output.items()
@@ -57,11 +57,22 @@ def forward(model: Any, batch: Batch, dtype: torch.dtype, device: torch.device) 
     }
 
 
-def _placed(
+def placed(
     inputs: dict[str, Tensor], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Tensor]:
+    """The inputs where the model is, the floating ones in its dtype."""
     return {
         name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+        for name, tensor in inputs.items()
+    }
+
+
+def first_rows(inputs: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The first rows of a batch, of every tensor that has a row an input."""
+    sizes = [tensor.shape[0] for tensor in inputs.values() if tensor.dim()]
+    batch = max(sizes, key=sizes.count)
+    return {
+        name: tensor[:count] if tensor.dim() and tensor.shape[0] == batch else tensor
         for name, tensor in inputs.items()
     }
 
@@ -142,7 +153,7 @@ def generate(
     try:
         # The mixin's own loop: Whisper's wraps it in seeking, fallbacks and forced tokens.
         with torch.inference_mode(), quiet():
-            result = GenerationMixin.generate(model, **_placed(inputs, dtype, device))
+            result = GenerationMixin.generate(model, **placed(inputs, dtype, device))
     finally:
         model.generation_config = own
     logits = torch.stack([step.cpu() for step in result.logits], dim=1)

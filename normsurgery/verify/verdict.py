@@ -14,6 +14,8 @@ An `exact` candidate passes when all of this holds:
   cannot tell them apart at this precision. What follows a first difference is not compared.
 
 A `fitted`, `lossy` or `trained` candidate passes when it loads clean and stays finite.
+
+Where it is asked for, the logits must also be the sum of the blocks' contributions (`linearity`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normsurgery.verify.figures import Difference, Spread
+from normsurgery.verify.linearity import Linearity
 from normsurgery.verify.load import LoadReport
 
 CONTRACTS = ("exact", "fitted", "lossy", "trained")
@@ -171,6 +174,7 @@ class Verification:
     predictions: PredictionFigures | None = None
     predictions_first: PredictionFigures | None = None
     generation: GenerationFigures | None = None
+    linearity: Linearity | None = None
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -204,6 +208,7 @@ class Verification:
             "position_0": self._first(main),
             "outputs": {name: figures.to_dict() for name, figures in self.outputs.items()},
             "generation": None if self.generation is None else self.generation.to_dict(),
+            "linearity": None if self.linearity is None else self.linearity.to_dict(),
             "why": "; ".join(self.reasons) or None,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
@@ -243,6 +248,7 @@ def reasons_against(
     load_report: LoadReport,
     outputs: dict[str, OutputFigures],
     generation: GenerationFigures | None,
+    linearity: Linearity | None = None,
 ) -> list[str]:
     """Why the candidate fails its contract; empty when it passes.
 
@@ -256,6 +262,8 @@ def reasons_against(
             reasons.append(
                 f"{name}: {figures.difference.nonfinite} values are finite on one side only"
             )
+    if linearity is not None and not linearity.passed:
+        reasons.append(linearity.reason())
     if contract != "exact":
         return reasons
     for name, figures in outputs.items():

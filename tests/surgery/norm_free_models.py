@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.runtime import quiet
-from normsurgery.api.norm_free import NormFree, plan_norm_free
+from normsurgery.api.norm_free import Export, NormFree, plan_norm_free
 from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.train.norms.attach import attach
 from normsurgery.train.norms.paths import DEFAULT_SITES, NormPath, read_paths
@@ -40,6 +39,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gemma2": ("gemma2", DEFAULT_SITES, {}),
     "gemma2_inner": ("gemma2", (*DEFAULT_SITES, "inner"), {}),
     "olmo": ("olmo", DEFAULT_SITES, {}),
+    "olmo2": ("olmo2", (*DEFAULT_SITES, "inner"), {}),
     "vit": ("vit", DEFAULT_SITES, {}),
 }
 
@@ -54,7 +54,7 @@ class Subject(NamedTuple):
     twin_paths: tuple[NormPath, ...]
     sigma: dict[str, float]
 
-    def plan(self, export: str, **options: Any) -> NormFree:
+    def plan(self, export: Export, **options: Any) -> NormFree:
         if export == "stock" and "variance" not in options:
             options["variance"] = self.variance()
         return plan_norm_free(
@@ -70,12 +70,10 @@ class Subject(NamedTuple):
     def inputs(self) -> dict[str, Tensor]:
         return example_inputs(self.model, batch=2, length=9, seed=5)
 
-    def expected(self, **changes: Any) -> dict[str, Tensor]:
-        """Outputs with the divisors frozen, in float64. changes: other `paths` or `sigma`."""
-        model = copy.deepcopy(self.model).double()
-        paths, sigma = changes.get("paths", self.paths), changes.get("sigma", self.sigma)
-        with frozen_norms(model, paths, sigma):
-            return run_outputs(model, self.inputs())
+    def expected(self, inputs: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Outputs with the divisors frozen, in float64. inputs: None takes the subject's own."""
+        with frozen_norms(self.model, self.paths, self.sigma):
+            return run_outputs(self.model, inputs or self.inputs())
 
 
 def subject(name: str, directory: Path, *, dtype: str = "float64") -> Subject:

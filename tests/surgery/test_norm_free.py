@@ -185,6 +185,27 @@ def test_the_stock_form_refuses_with_the_reason(models, name, reason):
         models(name).plan("stock")
 
 
+def test_what_a_form_cannot_hold_is_known_before_any_divisor_is(models):
+    """With one σ̂ for all, as before a training: the paths part later."""
+    one = models("gptj")
+    same = one._replace(sigma=dict.fromkeys(one.sigma, 1.0))
+    with pytest.raises(UnsupportedModelError, match="its paths have different σ̂"):
+        same.plan("stock", variance=1.0)
+    assert same.plan("graft").form == "graft"
+
+
+def test_float16_is_warned_of_where_the_class_divides_first(models):
+    one = models("llama")
+    small = one._replace(sigma=dict.fromkeys(one.sigma, 0.05))
+    notes = small.plan("stock", variance=HUGE).notes
+    assert any("run in float16, LlamaRMSNorm loses digits" in note for note in notes)
+    large = one._replace(sigma=dict.fromkeys(one.sigma, 50.0))
+    assert not [note for note in large.plan("stock", variance=HUGE).notes if "float16" in note]
+    gpt2 = models("gpt2_untied")  # its kernel multiplies before it rounds
+    small = gpt2._replace(sigma=dict.fromkeys(gpt2.sigma, 0.05))
+    assert not [note for note in small.plan("stock", variance=HUGE).notes if "float16" in note]
+
+
 def test_the_stock_form_needs_a_variance(models):
     with pytest.raises(UsageError, match="largest variance"):
         models("llama").plan("stock", variance=None)
