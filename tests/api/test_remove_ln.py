@@ -180,6 +180,15 @@ def test_the_stock_class_refuses_a_graft_and_opens_a_stock_result(trained):
         )
 
 
+def test_the_logits_of_a_graft_are_the_sum_of_what_the_blocks_add(trained):
+    _, export, _, document = trained
+    if export == "graft":
+        found = document["linearity"]
+        assert found["passed"] and found["contributions"] == 4 and found["error"] <= 1e-5
+    else:
+        assert "linearity" not in document
+
+
 def test_the_papers_have_the_figures_and_no_path(trained):
     *_, out, document = trained
     papers = json.loads((out / "surgery.json").read_text())
