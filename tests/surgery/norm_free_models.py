@@ -18,11 +18,11 @@ from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.train.norms.attach import attach
 from normsurgery.train.norms.paths import DEFAULT_SITES, NormPath, read_paths
 from normsurgery.train.norms.variance import largest_variance
-from tests.families import FAMILIES, build, build_spec
+from tests.families import FAMILIES, build_spec
 from tests.surgery.frozen_reference import frozen_norms
 from tests.surgery.zoo import ZOO
 
-# name → (family, --sites, other values of its configuration)
+# name → (family, --sites, other values of its configuration, or "class" for another model class)
 MODELS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gpt2": ("gpt2", DEFAULT_SITES, {}),
     "gpt2_untied": ("gpt2", DEFAULT_SITES, {"tie_word_embeddings": False}),
@@ -40,6 +40,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "gemma2_inner": ("gemma2", (*DEFAULT_SITES, "inner"), {}),
     "olmo": ("olmo", DEFAULT_SITES, {}),
     "olmo2": ("olmo2", (*DEFAULT_SITES, "inner"), {}),
+    "olmo_base": ("olmo", DEFAULT_SITES, {"class": "OlmoModel"}),  # a norm without γ stays
     "vit": ("vit", DEFAULT_SITES, {}),
 }
 
@@ -79,11 +80,10 @@ class Subject(NamedTuple):
 def subject(name: str, directory: Path, *, dtype: str = "float64") -> Subject:
     """A tiny model of `MODELS`, saved in `dtype`, in float64; a σ̂ for every path."""
     family, sites, changes = MODELS[name]
-    if family in FAMILIES and not changes:
-        model = build(family, directory, dtype=dtype)
-    else:
-        class_name, config, values = FAMILIES.get(family) or ZOO[family]
-        model = build_spec((class_name, config, {**values, **changes}), directory, dtype=dtype)
+    class_name, config, values = FAMILIES.get(family) or ZOO[family]
+    values = {**values, **changes}
+    spec = (values.pop("class", class_name), config, values)
+    model = build_spec(spec, directory, dtype=dtype)
     model = opened(type(model), directory)  # with the buffers that a float64 model has
     checkpoint = open_checkpoint(directory)
     examination = examine(checkpoint)

@@ -37,6 +37,11 @@ def attach(
 
     Modules keep their places, parameters their names. paths: of `read_paths` for this very model.
     decay: of the moving average of σ̂, one step a tick. end: id of the end of a text.
+
+    What each token is comes from the arguments of `model`'s own forward, so parts of it are not to
+    be called alone while special tokens have a σ̂ of their own; and where activations are
+    checkpointed, a forward's backward has to come before the next forward. Forwards with gradients
+    count in the statistics; evaluation (no gradients) does not.
     """
     return Removal(model, paths, decay=decay, end=end)
 
@@ -54,7 +59,7 @@ class Removal:
         self._names = argument_names(model)
         self._still = 0
         self._observing = False
-        self._patched: list[nn.Module] = []
+        self._patched: list[tuple[nn.Module, Any]] = []  # and a forward of its own, if it had one
         self._sites: dict[str, LiveSite] = {}
         self._attach_sites()
         self._hooks = [
@@ -194,8 +199,11 @@ class Removal:
 
     def detach(self) -> None:
         """Give the model its own forward back."""
-        for module in self._patched:
-            del module.forward
+        for module, own in reversed(self._patched):
+            if own is None:
+                del module.forward
+            else:
+                module.forward = own
         for hook in self._hooks:
             hook.remove()
         self._patched, self._hooks = [], []
@@ -242,8 +250,8 @@ class Removal:
                 self._patch(module, FusedReader(site, module, reader, split))
 
     def _patch(self, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
+        self._patched.append((module, vars(module).get("forward")))
         module.forward = forward
-        self._patched.append(module)
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}

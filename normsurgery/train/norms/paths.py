@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from normsurgery.anatomy.attention_channels import attention_channels
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.inputs import example_inputs, working_candidate
-from normsurgery.anatomy.model import Anatomy, NormSite, Reader
+from normsurgery.anatomy.model import Anatomy, NormSite, Reader, Stream
+from normsurgery.anatomy.sites import place
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.train.norms.doors import open_doors
 
@@ -147,11 +148,16 @@ def _text_sites(examination: Examination) -> set[str]:
     order = {name: number for number, name in enumerate(anatomy.sites)}
     if _output_embeddings(examination.twin.model) is not None and len(streams) > 1:
         last = max(streams, key=lambda stream: max(order[name] for name in stream.sites))
-        streams = [stream for stream in streams if stream.part == last.part]
+        alike = set(map(place, last.sites))
+        streams = [
+            stream
+            for stream in streams
+            if stream.part == last.part or alike & set(map(place, stream.sites))
+        ]
     return {name for stream in streams for name in stream.sites} | _inside(anatomy, streams)
 
 
-def _inside(anatomy: Anatomy, streams: Collection[Any]) -> set[str]:
+def _inside(anatomy: Anatomy, streams: Collection[Stream]) -> set[str]:
     """Inner norms of the blocks that these streams pass."""
     parts = {stream.part for stream in streams}
     return {

@@ -120,6 +120,15 @@ def test_detach_gives_the_model_back() -> None:
     assert not model._forward_pre_hooks and not model._forward_hooks
 
 
+def test_detach_gives_back_a_forward_that_was_not_the_class_s() -> None:
+    model = fresh("gpt2")
+    paths = read_paths(examination("gpt2"), model)
+    module = model.transformer.h[0].attn.c_attn
+    own = module.forward = lambda x, forward=module.forward: forward(x)
+    attach(model, paths).detach()
+    assert module.forward is own
+
+
 # -- removed --------------------------------------------------------------------------------------
 
 
