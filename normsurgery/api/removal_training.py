@@ -138,7 +138,6 @@ def _training(task: Task, removed: Removed, domains: Domains) -> dict[str, Any]:
         "text": domains.training.about,
         "teacher": teacher if task.budget.schedule.needs_teacher else "none",
         "retries": removed.retries,
-        "seconds_estimated": removed.plan.seconds,
         "final": removed.final,
         "loss": [list(point) for point in removed.loss],
     }
