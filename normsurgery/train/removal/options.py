@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from normsurgery.errors import UsageError
+from normsurgery.train.norms.paths import DEFAULT_SITES
 from normsurgery.train.options import TrainOptions
 from normsurgery.train.removal.schedule import Schedule
 
 ReportTo = Literal["none", "tensorboard", "trackio"]
 REPORTERS: tuple[ReportTo, ...] = ("none", "tensorboard", "trackio")
-SITES = ("mlp", "attention", "final")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RemovalOptions:
     gradient_checkpointing: bool = False
     kl_rows: float = 1.0
     temperature: float = 1.0
-    sites: Collection[str] = SITES
+    sites: Collection[str] = DEFAULT_SITES
     order: tuple[str, ...] | None = None
     sensitivity_rows: int = 32
     calibration_rows: int = 32

@@ -92,8 +92,9 @@ def remove_norms_by_training(
 
     teacher: for a schedule with a KL; a model in memory is frozen. work: where checkpoints are
     kept. reference: the control's cross-entropy at each step; None: this run's own before the
-    first removal. resume_from: one of the checkpoints; the result has the bits of an uninterrupted run.
-    A run that diverges goes back to before the removal that did it, with longer gaps.
+    first removal. resume_from: one of the checkpoints; the result has the bits of an
+    uninterrupted run. A run that diverges goes back to before the removal that did it, with
+    longer gaps.
     Raises UnsupportedModelError where no norm can go, UsageError where schedule, rows or checkpoint
     do not fit, SurgeryError where the run diverges again and again.
     """

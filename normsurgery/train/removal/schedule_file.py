@@ -36,8 +36,6 @@ def load_schedule(
         parameters=parameters, tokens=tokens, tokens_per_step=tokens_per_step, paths=paths,
         steps=given.get("steps"),
     )  # fmt: skip
-    if "horizon" not in given:
-        given["horizon"] = auto.steps
     if "min_learning_rate" not in given and "learning_rate" in given:
         share = auto.min_learning_rate / auto.learning_rate
         given["min_learning_rate"] = share * given["learning_rate"]

@@ -112,7 +112,7 @@ def test_a_control_in_memory_may_teach(tiny, tmp_path):
         reference=[loss for _, loss in control.loss],
     )  # fmt: skip
     assert set(made.final) == {"loss", "ce", "kl", "aux"} and made.removal.done
-    assert same(before, {n: v for n, v in control.model.state_dict().items()})
+    assert same(before, control.model.state_dict())
 
 
 def test_a_divergence_needs_a_teacher(tiny, tmp_path):
@@ -159,9 +159,7 @@ def test_by_sensitivity_the_order_is_measured(tiny, tmp_path):
     made = run(tiny("gpt2"), tmp_path / "a", schedule=schedule)
     order = tuple(n for e in made.events if e.action == "remove" for n in e.paths)
     assert sorted(order) == sorted(path.name for path in made.removal.paths)
-    given = run(
-        tiny("gpt2"), tmp_path / "b", schedule=schedule, chosen=options(order=order[::-1])
-    )
+    given = run(tiny("gpt2"), tmp_path / "b", schedule=schedule, chosen=options(order=order[::-1]))
     assert tuple(n for e in given.events if e.action == "remove" for n in e.paths) == order[::-1]
     assert made.plan.measured_order
 

@@ -12,7 +12,12 @@ from normsurgery.train.removal.schedule import auto_schedule
 from normsurgery.train.removal.schedule_file import load_schedule
 from tests.train.removal.tools import paths
 
-BUDGET: dict[str, Any] = {"parameters": 10**8, "tokens": 10**6, "tokens_per_step": 1000, "paths": paths(4)}
+BUDGET: dict[str, Any] = {
+    "parameters": 10**8,
+    "tokens": 10**6,
+    "tokens_per_step": 1000,
+    "paths": paths(4),
+}
 
 
 def load(chosen):

@@ -12,8 +12,9 @@ from tests.train.tools import rows
 
 def main(model: Path, work: Path, teacher: Path, accumulation: int) -> None:
     """Train, and say each step's losses in WORK/losses.json."""
+    schedule = quick(10, kl=(0.0, 1.0), anneal=1, learning_rate=1e-4, min_learning_rate=1e-5)
     made = run(
-        model, work, schedule=quick(10, kl=(0.0, 1.0), anneal=1), teacher=teacher, text=rows(24),
+        model, work, schedule=schedule, teacher=teacher, text=rows(24),
         chosen=options(gradient_accumulation=accumulation),
     )  # fmt: skip
     if made.main:
@@ -23,4 +24,5 @@ def main(model: Path, work: Path, teacher: Path, accumulation: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), int(sys.argv[4]))
+    model, work, teacher, accumulation = sys.argv[1:]
+    main(Path(model), Path(work), Path(teacher), int(accumulation))
