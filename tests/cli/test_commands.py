@@ -132,6 +132,7 @@ OPTIONS = [
     ("verify", "--dtype=float64", "dtype", "float64"),
     ("verify", "--device=cpu", "device", "cpu"),
     ("verify", "--against-float64", "against_float64", True),
+    ("verify", "--linearity", "linearity", True),
     ("verify", "--contract=lossy", "contract", "lossy"),
     ("verify", "--seed=3", "seed", 3),
     ("verify", "--trust-remote-code", "trust_remote_code", True),
