@@ -25,6 +25,11 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "llama-minus-quarter": {"drop": "25%", "substitute": "merge", "heal": "sequential"},
     "heal-minus-quarter": {"teacher": "meta-llama/Llama-2-7b-hf", "steps": 100},
     "depth-upscaling": {"blocks": "0-23,8-31"},
+    "gpt2-without-norms": {
+        "finetune": True,
+        "data": "HuggingFaceFW/fineweb:sample-10BT",
+        "schedule": "gpt2",
+    },
 }
 SMALL = ["device=cpu", "steps.0.tokens=1500", "steps.0.max_length=64"]
 
@@ -100,6 +105,22 @@ def test_the_commands_in_a_recipe_s_comments_are_its_own(name: str) -> None:
 def test_gpt2_to_rmsnorm(trained: Path, tmp_path: Path) -> None:
     document = ran("gpt2-to-rmsnorm", trained, tmp_path / "out", "device=cpu")
     assert document["verification"]["contract"] == "exact"
+
+
+def test_gpt2_without_norms(trained: Path, tmp_path: Path) -> None:
+    schedule = tmp_path / "quick.yaml"
+    schedule.write_text(
+        "{steps: 6, start: 1, gap_mlp: 0.1, gap_qk: 0.1, gap_v: 0.1, gap_final: 1, gap_end: 1, "
+        "gap_first: 1, learning_rate: 0.0001}"
+    )
+    changes = [f"steps.0.schedule={schedule}", "steps.0.data=sample:prose", "steps.0.batch_size=2"]
+    for export in ("graft", "stock"):
+        document = ran(
+            "gpt2-without-norms", trained, tmp_path / export, *SMALL, *changes,
+            f"steps.0.export={export}", "steps.0.control=false",
+        )  # fmt: skip
+        assert document["verification"]["contract"] == "trained"
+        assert document["training"]["steps"] == 6
 
 
 def test_llama_minus_quarter(cut: tuple[Path, dict[str, Any]]) -> None:

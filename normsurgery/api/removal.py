@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from normsurgery.anatomy.examine import Examination
 from normsurgery.api.document import source_document
 from normsurgery.api.removal_export import Exporter
 from normsurgery.api.removal_plan import Budget, budget_of
 from normsurgery.api.removal_request import RemovalRequest
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
+from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.doors import one_door
 from normsurgery.surgery.cast import cast, stored_dtype
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.train.norms.paths import NormPath, left_norms, read_paths
 from normsurgery.train.run import Subject
+from normsurgery.verify.linearity import linearity
 from normsurgery.version import VERSION
 
 
@@ -26,7 +29,7 @@ class Task:
 
     receipts, notes: of what made it so. paths: what is removed at one time each, as the twin shows
     it. left: norm → why it stays. budget: the schedule and what a step is. exporter: how the result
-    is stored.
+    is stored. why_not_linear: why nobody can say whether the logits are a sum over blocks.
     """
 
     request: RemovalRequest
@@ -39,6 +42,7 @@ class Task:
     left: Mapping[str, str]
     budget: Budget
     exporter: Exporter
+    why_not_linear: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -71,9 +75,22 @@ def open_task(model: Any, writing: Writing, request: RemovalRequest) -> Task:
         logs=writing.output.with_name(f"{writing.output.name}.runs"),
     )  # fmt: skip
     left = left_norms(examination, sites=request.sites)
+    why_not = _why_not_linear(examination)
+    if why_not is not None and request.export == "graft":
+        notes = (*notes, f"linearity is not measured: {why_not}")
     return Task(
-        request, subject, writing, source, receipts, notes, paths, left, budget, exporter
+        request, subject, writing, source, receipts, notes, paths, left, budget, exporter, why_not
     )  # fmt: skip
+
+
+def _why_not_linear(examination: Examination) -> str | None:
+    """Why the model cannot be taken apart by blocks: known from the twin, not after training."""
+    twin = examination.twin
+    try:
+        linearity(twin.model, {"input_ids": twin.inputs["input_ids"]})
+    except UnsupportedModelError as error:
+        return error.message
+    return None
 
 
 def _parameters(checkpoint: Checkpoint) -> int:

@@ -106,7 +106,10 @@ def written(
         beside.update(compared(task, domains, measured))
         if not request.verify:
             return {"verdict": "skipped", "contract": request.contract}
-        return _verification(task, frozen, exported, saved, domains)
+        found = _verification(task, frozen, exported, saved, domains)
+        linear = found[exported.form].get("linearity")
+        beside.update({} if linear is None else {"linearity": linear})
+        return found
 
     made |= task.writing.write(
         task.subject.checkpoint, exported.checkpoint, papers, verified, notes=notes,
@@ -135,7 +138,10 @@ def _verification(
             task.subject.examination.names, saved, held_out.ids[:CHECK_ROWS], bound=exported.bound,
         )  # fmt: skip
     request = task.request
-    options = VerifyOptions(contract=request.contract, device=request.device, seed=request.seed)
+    options = VerifyOptions(
+        contract=request.contract, device=request.device, seed=request.seed,
+        linearity=request.export == "graft" and task.why_not_linear is None,
+    )  # fmt: skip
     progress = task.writing.progress
     reference = run_reference(model_source(task.subject), options, progress=progress)
     judged = judge(reference, saved, progress=progress).to_dict()

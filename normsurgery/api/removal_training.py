@@ -137,7 +137,6 @@ def _training(task: Task, removed: Removed, domains: Domains) -> dict[str, Any]:
         "text": domains.training.about,
         "teacher": task.budget.teacher,
         "retries": removed.retries,
-        "seconds_estimated": removed.plan.seconds,
         "final": removed.final,
         "loss": [list(point) for point in removed.loss],
         "ce": [list(point) for point in removed.ce],

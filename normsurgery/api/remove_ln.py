@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def remove_ln(
     tokens: int | None = None,
     max_length: int | None = None,
     schedule: str | Path = "auto",
-    sites: str | Sequence[str] = "mlp,attention,final",
+    sites: str = "mlp,attention,final",
     export: Export = "graft",
     control: bool | None = None,
     teacher: TeacherName | None = None,
@@ -72,7 +71,7 @@ def remove_ln(
     (finetune), or all at once at the calibrated σ̂ (one_shot). With neither, it measures what would
     happen, writes nothing, and the document has "preview".
 
-    sites: which norms, of "mlp", "attention", "final", "inner". export: "graft" has no norm left
+    sites: which norms, words of mlp, attention, final and inner. export: "graft" has no norm left
     and a modeling file beside the weights; "stock" is the source's class, whose norms divide by a
     constant; "partial" is for fewer sites. schedule: "auto", a published one by name, or a YAML
     file. control: the same training for the untouched model; None where it costs little. tokens:

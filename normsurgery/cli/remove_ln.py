@@ -59,9 +59,10 @@ def remove_ln(
 
     \b
     Examples:
-      normsurgery remove-ln openai-community/gpt2 -o gpt2-noln
-      normsurgery remove-ln openai-community/gpt2 -o gpt2-noln --finetune --data text.jsonl
-      accelerate launch -m normsurgery remove-ln ./model -o noln --finetune --export stock
+      normsurgery remove-ln openai-community/gpt2 -o noln
+      normsurgery remove-ln openai-community/gpt2 -o noln --finetune
+      normsurgery remove-ln ./model -o noln --finetune --export stock
+      accelerate launch -m normsurgery remove-ln ./model -o noln --finetune
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with resumable(GOES_ON), working() as progress:

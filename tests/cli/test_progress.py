@@ -79,7 +79,7 @@ def told(terminal):
                 advance(1)
                 bars.tell("removal", {**LIVE, "step": step})
             bars._bars.refresh()
-            yield console.file.getvalue()
+            yield printed(console)
         bars._bars.refresh()
 
 

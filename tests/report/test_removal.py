@@ -13,10 +13,11 @@ from tests.report import documents
 
 
 def shown(document, width=110):
-    console = Console(file=io.StringIO(), width=width)
+    written = io.StringIO()
+    console = Console(file=written, width=width)
     for part in render(document):
         console.print(part)
-    return console.file.getvalue()
+    return written.getvalue()
 
 
 def card(document):
