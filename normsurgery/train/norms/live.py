@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 
 from normsurgery.anatomy.model import NormSite, Reader
 from normsurgery.train.norms.functions import frozen, real, spread
+from normsurgery.train.norms.fused import Layout
 from normsurgery.train.norms.statistics import PathState, Sums
 from normsurgery.train.norms.tokens import END, FIRST, Tokens
 
@@ -191,25 +192,25 @@ class FusedReader:
     ) -> None:
         self._site, self._module = site, module
         self._original: Callable[[Tensor], Tensor] = module.forward
-        self._parts = [(path, _Channels(channels)) for path, channels in parts]
+        self._paths = [path for path, _ in parts]
+        self._layout = Layout([channels for _, channels in parts])
         self._contracts = reader.in_dim
         self._weight = _own(reader.weight, reader.module)
         self._bias = _own(reader.bias, reader.module) if reader.bias else None
-        order = torch.tensor([index for _, channels in parts for index in channels])
-        self._back = _Channels(tuple(torch.argsort(order).tolist()))
         self._sliced = self._is_linear()
 
     def __call__(self, x: Tensor) -> Tensor:
         site = self._site
-        first, *others = (path for path, _ in self._parts)
+        first, *others = self._paths
         if all(path.key == first.key for path in others):
             return self._original(site.normed(x, first))
-        made = [self._some(site.normed(x, path), channels) for path, channels in self._parts]
-        return self._back.of(torch.cat(made, -1), -1)
+        normed = (site.normed(x, path) for path in self._paths)
+        return self._layout.together([self._some(one, part) for part, one in enumerate(normed)])
 
-    def _some(self, normed: Tensor, channels: _Channels) -> Tensor:
+    def _some(self, normed: Tensor, part: int) -> Tensor:
+        rows = self._layout.rows
         if not self._sliced:
-            return channels.of(self._original(normed), -1)
+            return rows(self._original(normed), part, -1)
         assert self._weight is not None
         weight = getattr(self._module, self._weight)
         bias = getattr(self._module, self._bias) if self._bias else None
@@ -217,8 +218,8 @@ class FusedReader:
             weight = weight.t()
         return linear(
             normed.to(weight.dtype) if not _autocast(normed) else normed,
-            channels.of(weight, 0),
-            None if bias is None else channels.of(bias, 0),
+            rows(weight, part, 0),
+            None if bias is None else rows(bias, part, 0),
         )
 
     def _is_linear(self) -> bool:
@@ -236,24 +237,6 @@ class FusedReader:
             bias = getattr(self._module, self._bias) if self._bias else None
             ours = linear(x, weight.t() if self._contracts == 0 else weight, bias)
         return theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-2, atol=1e-3)
-
-
-class _Channels:
-    """Some indices of an axis, as a view where they are consecutive."""
-
-    def __init__(self, indices: tuple[int, ...]) -> None:
-        self._start, self._count = indices[0], len(indices)
-        self._consecutive = indices == tuple(range(self._start, self._start + self._count))
-        self._indices = torch.tensor(indices)
-
-    def of(self, tensor: Tensor, axis: int) -> Tensor:
-        if self._consecutive:
-            if self._count == tensor.shape[axis]:
-                return tensor
-            return tensor.narrow(axis, self._start, self._count)
-        if self._indices.device != tensor.device:
-            self._indices = self._indices.to(tensor.device)
-        return tensor.index_select(axis, self._indices)
 
 
 def _own(name: str | None, module: str) -> str | None:
