@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.api.document import peak_memory_bytes
-from normsurgery.api.removal import described, open_task, planned
-from normsurgery.api.removal_measuring import previewed
-from normsurgery.api.removal_request import Export, RemovalRequest, ReportTo, TeacherName
-from normsurgery.api.removal_result import one_shot_removed
-from normsurgery.api.removal_training import finetuned
+from normsurgery.api.removal.measuring import previewed
+from normsurgery.api.removal.request import Export, RemovalRequest, ReportTo, TeacherName
+from normsurgery.api.removal.result import one_shot_removed
+from normsurgery.api.removal.task import described, open_task, planned
+from normsurgery.api.removal.training import finetuned
 from normsurgery.api.writing import Writing
 from normsurgery.report.progress import Progress, Silent
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from normsurgery.api.removal_request import RemovalRequest
+from normsurgery.api.removal.request import RemovalRequest
 from normsurgery.errors import UsageError
 
 

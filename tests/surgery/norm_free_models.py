@@ -13,7 +13,7 @@ from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.runtime import quiet
-from normsurgery.api.norm_free import Export, NormFree, plan_norm_free
+from normsurgery.api.removal.norm_free import Export, NormFree, plan_norm_free
 from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.train.norms.attach import attach
 from normsurgery.train.norms.paths import DEFAULT_SITES, NormPath, read_paths

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from normsurgery.api.removal import Task
-from normsurgery.api.removal_measuring import measured_in_memory
+from normsurgery.api.removal.measuring import measured_in_memory
+from normsurgery.api.removal.task import Task
 from normsurgery.train.domains import Domains
 from normsurgery.train.removal.run import train_control
 from normsurgery.train.work import last_checkpoint

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination
-from normsurgery.api.norm_free import NormFree, plan_norm_free
-from normsurgery.api.removal_request import Export
+from normsurgery.api.removal.norm_free import NormFree, plan_norm_free
+from normsurgery.api.removal.request import Export
 from normsurgery.api.same_class import target_document
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from normsurgery.api.removal import Task
-from normsurgery.api.removal_control import Control, controlled
-from normsurgery.api.removal_measuring import (
+from normsurgery.api.removal.control import Control, controlled
+from normsurgery.api.removal.measuring import (
     original,
     statistics_document,
     text_of,
     vocabulary_document,
 )
-from normsurgery.api.removal_result import Frozen, written
+from normsurgery.api.removal.result import Frozen, written
+from normsurgery.api.removal.task import Task
 from normsurgery.checkpoint import hash_files
 from normsurgery.report.progress import Progress
 from normsurgery.train.arguments import is_main_process, process_count

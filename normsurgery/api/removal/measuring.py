@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from normsurgery.api.healing import model_source
-from normsurgery.api.removal import Task
-from normsurgery.api.removal_request import CALIBRATION_TOKENS
+from normsurgery.api.removal.request import CALIBRATION_TOKENS
+from normsurgery.api.removal.task import Task
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.calibrate.text.tokenizer import needed_tokenizer
 from normsurgery.calibrate.text.vocabulary import holes_note, vocabulary_holes

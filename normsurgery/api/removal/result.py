@@ -10,9 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from normsurgery.api.healing import CHECK_ROWS, model_source
-from normsurgery.api.removal import Task
-from normsurgery.api.removal_export import Exported
-from normsurgery.api.removal_measuring import (
+from normsurgery.api.removal.export import Exported
+from normsurgery.api.removal.measuring import (
     calibrated,
     compared,
     fed,
@@ -23,7 +22,8 @@ from normsurgery.api.removal_measuring import (
     text_of,
     vocabulary_document,
 )
-from normsurgery.api.removal_request import CALIBRATION_TOKENS
+from normsurgery.api.removal.request import CALIBRATION_TOKENS
+from normsurgery.api.removal.task import Task
 from normsurgery.train.domains import Domains
 from normsurgery.train.norms.attach import Removal
 from normsurgery.train.norms.variance import largest_variance

@@ -8,9 +8,9 @@ from typing import Any
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.api.document import source_document
-from normsurgery.api.removal_export import Exporter
-from normsurgery.api.removal_plan import Budget, budget_of
-from normsurgery.api.removal_request import RemovalRequest
+from normsurgery.api.removal.export import Exporter
+from normsurgery.api.removal.plan import Budget, budget_of
+from normsurgery.api.removal.request import RemovalRequest
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError

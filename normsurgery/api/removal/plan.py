@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from normsurgery.api.removal_request import FINETUNE_TOKENS, RemovalRequest, TeacherName
+from normsurgery.api.removal.request import FINETUNE_TOKENS, RemovalRequest, TeacherName
 from normsurgery.calibrate.text.sources import row_length
 from normsurgery.train.arguments import process_count
 from normsurgery.train.norms.paths import NormPath
