@@ -172,7 +172,7 @@ def _shift(source: Checkpoint, names: NameMap, site: FrozenSite, root: float) ->
         raise UnsupportedModelError(
             f"{site.site.name} has to hold γ √ε/σ̂ itself, which reaches {largest:.3g}: more than "
             f"{str(dtype).removeprefix('torch.')} holds",
-            "--untie gives a tied head a table of its own, which then holds a part of it",
+            _GRAFT,
         )
     return shift
 

@@ -16,6 +16,7 @@ from normsurgery.api.removal.measuring import (
 from normsurgery.api.removal.result import Frozen, written
 from normsurgery.api.removal.task import Task
 from normsurgery.checkpoint import hash_files
+from normsurgery.errors import UnsupportedModelError
 from normsurgery.report.progress import Progress
 from normsurgery.train.arguments import is_main_process, process_count
 from normsurgery.train.domains import Domains
@@ -55,7 +56,12 @@ def finetuned(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
         removed.model, removed.removal, {name: removed.state[name] for name in removed.changed},
         {**about, "sites": list(task.request.sites)}, (*notes, *removed.notes), measured,
     )  # fmt: skip
-    made = written(task, {**document, **added}, frozen, domains, added)
+    try:
+        made = written(task, {**document, **added}, frozen, domains, added)
+    except UnsupportedModelError as error:  # what only the trained weights show
+        raise UnsupportedModelError(
+            error.message, "the training is kept: --resume --export graft writes it as a graft"
+        ) from error
     end_run(work)
     return made
 
