@@ -28,14 +28,14 @@ class Layout:
     def rows(self, tensor: Tensor, part: int, axis: int) -> Tensor:
         """A path's channels along the first (0) or last (-1) axis, in their order."""
         within = 1 if axis == 0 else -1
-        split = tensor.unflatten(axis, (self._repeats, self._period))
+        split = torch.unflatten(tensor, axis, (self._repeats, self._period))
         pieces = [split.narrow(within, start, n) for owner, start, n in self._runs if owner == part]
         joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces, within)
         return joined.flatten(0, 1) if axis == 0 else joined.flatten(-2)
 
     def together(self, made: Sequence[Tensor]) -> Tensor:
         """The paths' outputs [.., channels of the path] as one output [.., channels]."""
-        split = [one.unflatten(-1, (self._repeats, -1)) for one in made]
+        split = [torch.unflatten(one, -1, (self._repeats, -1)) for one in made]
         used = [0] * len(made)
         pieces = []
         for owner, _, count in self._runs:
