@@ -22,7 +22,7 @@ class RemovalOptions:
 
     batch_size: rows a batch and a process; gradient_accumulation: batches a step.
     bf16: autocast; None is where the device computes it natively. Weights stay float32.
-    kl_rows: share of each batch's rows that the teacher sees. temperature: of both in the KL.
+    temperature: of both in the KL.
     sites: which norms go. order: names of norm paths, the least sensitive first, for a schedule by
     sensitivity; None: measured before the first step on sensitivity_rows rows.
     calibration_rows: rows that the first σ̂ is the mean over.
@@ -35,7 +35,6 @@ class RemovalOptions:
     gradient_accumulation: int = 1
     bf16: bool | None = None
     gradient_checkpointing: bool = False
-    kl_rows: float = 0.25
     temperature: float = 1.0
     sites: Collection[str] = DEFAULT_SITES
     order: tuple[str, ...] | None = None
@@ -57,8 +56,6 @@ class RemovalOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value} is below 1", "give a count")
-        if not 0.0 < self.kl_rows <= 1.0:
-            raise UsageError(f"--kl-rows {self.kl_rows} is not above 0 and at most 1", "0.25")
         if not 0.0 < self.temperature < float("inf"):
             raise UsageError(f"a temperature of {self.temperature} is not positive", "1 is usual")
         if self.retries < 0:

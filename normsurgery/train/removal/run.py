@@ -202,7 +202,7 @@ class _Attempt:
         objective = Objective(
             weights=lambda step: schedule.weights(step, options.temperature),
             auxiliary=term if schedule.auxiliary else None,
-            kl_rows=options.kl_rows,
+            kl_rows=schedule.kl_rows,
             measure_ce=True,
         )
         extras = Extras(kept=clock, figures=clock.figures, horizon=schedule.horizon)

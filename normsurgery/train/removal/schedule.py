@@ -54,7 +54,8 @@ class Schedule:
     auxiliary: λ of the loss that makes σ at the final norm's input alike for all tokens.
     anneal: steps over which a removed path goes from real to frozen, 0: at once. anneal_first: the
     same for the σ̂ of position 0 and of end-of-text, on their way to the ordinary one.
-    ce, kl: weights at the first and at the last step, linear between.
+    ce, kl: weights at the first and at the last step, linear between. kl_rows: share of each
+    batch's rows that the teacher sees; its forward pass is what a KL costs.
     order: "kind" (mlp, qk, v, inner, final, each in order of execution) or "sensitivity".
     UsageError, naming the key, for a value that makes no sense.
     Source: arXiv 2507.02559; anneal and ce → kl are ours.
@@ -82,6 +83,7 @@ class Schedule:
     anneal_first: int = 0
     ce: tuple[float, float] = (1.0, 1.0)
     kl: tuple[float, float] = (0.0, 0.0)
+    kl_rows: float = 0.25
     order: Order = "kind"
 
     def __post_init__(self) -> None:
@@ -144,6 +146,7 @@ _RULES: tuple[tuple[tuple[str, ...], Any, str], ...] = (
         _not_negative, "0 or more",
     ),
     (("learning_rate",), _rate, "between 0 and 1"),
+    (("kl_rows",), lambda value: 0 < value <= 1, "above 0 and at most 1"),
     (("decay",), lambda value: 0 <= value < 1, "at least 0 and below 1"),
     (("clip",), lambda value: 0 < value < math.inf, "above 0"),
     (("ce", "kl"), lambda pair: all(map(_not_negative, pair)), "two weights of 0 or more"),

@@ -68,8 +68,6 @@ def test_accumulation_comes_near_the_tokens_a_step():
     ("changes", "words"),
     [
         ({"batch_size": 0}, "--batch-size 0 is below 1"),
-        ({"kl_rows": 0.0}, "--kl-rows 0.0"),
-        ({"kl_rows": 1.5}, "--kl-rows 1.5"),
         ({"retries": -1}, "-1 retries"),
         ({"temperature": 0.0}, "temperature of 0.0"),
         ({"report_to": "wandb"}, "'wandb' is unknown"),

@@ -100,6 +100,8 @@ def test_a_budget_below_one_step_is_refused():
         ({"learning_rate": 0.0}, "learning_rate 0.0"),
         ({"learning_rate": 1e-5}, "min_learning_rate 0.0003 is above"),
         ({"decay": 1.0}, "decay 1.0"),
+        ({"kl_rows": 0.0}, "kl_rows 0.0"),
+        ({"kl_rows": 1.5}, "kl_rows 1.5"),
         ({"clip": 0.0}, "clip 0.0"),
         ({"horizon": 299}, "horizon 299 is less than steps 300"),
         ({"ce": (0.0, 1.0)}, "ce .* and kl .* are both 0"),
