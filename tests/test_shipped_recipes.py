@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch.nn.functional import gelu
+from transformers import AutoModelForCausalLM
 
 import normsurgery
 from normsurgery.recipe import read_recipe
@@ -121,6 +124,42 @@ def test_gpt2_without_norms(trained: Path, tmp_path: Path) -> None:
         )  # fmt: skip
         assert document["verification"]["contract"] == "trained"
         assert document["training"]["steps"] == 6
+    check_lens_tools(tmp_path / "graft")
+
+
+def check_lens_tools(graft: Path) -> None:
+    """What the README reads out of a graft is a GPT-2 without norms, in TransformerLens' terms."""
+    readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
+    blocks = readme.split("```python\n")[1:]
+    code = next(block for block in blocks if "unembed.W_U" in block).partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace('"OUT/', f'"{graft}/'), names)
+    lens = {name: value.double() for name, value in names["state"].items()}
+    model = AutoModelForCausalLM.from_pretrained(graft, trust_remote_code=True).double()
+    ids = torch.randint(0, 1000, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model(ids).logits
+    made = without_norms(lens, ids, int(names["config"]["n_layer"]))
+    assert float((made - wanted).abs().max() / wanted.std()) < 1e-9
+
+
+def without_norms(lens: dict[str, torch.Tensor], ids: torch.Tensor, layers: int) -> torch.Tensor:
+    """The logits, spelled out."""
+    time = ids.shape[1]
+    future = torch.full((time, time), -torch.inf, dtype=torch.float64).triu(1)
+    stream = lens["embed.W_E"][ids] + lens["pos_embed.W_pos"][:time]
+    for layer in range(layers):
+        w = {k.removeprefix(f"blocks.{layer}."): v for k, v in lens.items()}
+        q, k, v = (
+            torch.einsum("btd,hde->bhte", stream, w[f"attn.W_{name}"])
+            + w[f"attn.b_{name}"][:, None]
+            for name in "QKV"
+        )
+        pattern = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5 + future, -1)
+        stream = stream + torch.einsum("bhte,hed->btd", pattern @ v, w["attn.W_O"]) + w["attn.b_O"]
+        inner = gelu(stream @ w["mlp.W_in"] + w["mlp.b_in"], approximate="tanh")
+        stream = stream + inner @ w["mlp.W_out"] + w["mlp.b_out"]
+    return stream @ lens["unembed.W_U"] + lens["unembed.b_U"]
 
 
 def test_llama_minus_quarter(cut: tuple[Path, dict[str, Any]]) -> None:
