@@ -263,6 +263,16 @@ def test_a_plan_reads_no_text_and_no_weight_and_writes_nothing(gpt2, tmp_path):
     tensors = document["plan"]["tensors"]
     assert tensors["dropped"] == 14  # γ and β of seven norms
     assert document["plan"]["config_diff"]["model_type"] == ["gpt2", "gpt2_normfree"]
+    first = document["receipts"][0]
+    assert (first["surgery"], first["contract"]) == ("train", "trained")
+
+
+def test_a_plan_of_one_shot_promises_nothing(gpt2, tmp_path):
+    document = normsurgery.remove_ln(
+        gpt2, tmp_path / "out", one_shot=True, dry_run=True
+    ).to_dict()  # fmt: skip
+    assert document["receipts"][-1]["contract"] == document["plan"]["contract"] == "lossy"
+    assert "train" not in {receipt["surgery"] for receipt in document["receipts"]}
 
 
 def test_a_preview_measures_and_writes_nothing(gpt2, tmp_path):

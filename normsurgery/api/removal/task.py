@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination
@@ -132,6 +132,12 @@ def planned(task: Task) -> dict[str, Any]:
     """What a dry run adds: no weight is read and no text."""
     exported = task.exporter.plan(task.source)
     receipts = [*task.receipts, *exported.receipts]
+    if task.request.one_shot:  # nothing makes up for the norms that are frozen
+        receipts[-1] = replace(receipts[-1], contract=task.request.contract)
+    else:
+        steps = {"steps": task.budget.plan.steps, "tokens": task.budget.tokens}
+        trained = Receipt("train", task.request.contract, steps, changed=tuple(task.source))
+        receipts.insert(len(task.receipts), trained)
     return {
         "receipts": [one.to_dict() for one in receipts],
         "plan": task.writing.plan(

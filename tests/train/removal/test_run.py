@@ -125,9 +125,7 @@ def test_the_divergence_may_look_at_some_rows_only(tiny, tmp_path):
     text = rows(2, 16)
     found = []
     for share in (1.0, 0.5):
-        schedule = quick(
-            kl=(1.0, 1.0), kl_rows=share, learning_rate=1e-6, min_learning_rate=1e-7
-        )
+        schedule = quick(kl=(1.0, 1.0), kl_rows=share, learning_rate=1e-6, min_learning_rate=1e-7)
         made = run(
             tiny("gpt2"), tmp_path / str(share), schedule=schedule, teacher=tiny("gpt2", seed=1),
             text=text,
