@@ -14,6 +14,7 @@ from normsurgery.report.removal import (
     paths_line,
     schedule_line,
     statistics_table,
+    teacher_line,
 )
 
 Document = Mapping[str, Any]
@@ -73,6 +74,8 @@ def _done(document: Document) -> Iterator[str]:
         yield f"* Left as they were: {literal(left_line(document['left']))}."
     if document.get("training"):
         yield f"* Schedule {literal(schedule_line(document['schedule']))}."
+        if document.get("taught_by", "none") != "none":
+            yield f"* Teacher: {literal(teacher_line(document))}."
         yield f"* Events: {len(document['events'])}; `surgery.json` has every one with its step."
     else:
         yield "* All at once, at scales measured on text; nothing was trained."

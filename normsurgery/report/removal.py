@@ -29,6 +29,8 @@ def removal_facts(document: Document) -> Iterator[tuple[str, str]]:
         yield "leaves", left_line(document["left"])
     if document.get("schedule"):
         yield "schedule", schedule_line(document["schedule"])
+    if document.get("taught_by", "none") != "none":
+        yield "teacher", teacher_line(document)
 
 
 def removal_sections(document: Document) -> list[RenderableType]:
@@ -65,6 +67,18 @@ def left_line(left: Mapping[str, str]) -> str:
     return "; ".join(
         f"{', '.join(name for name, _ in folded(names))} ({reason})"
         for reason, names in by_reason.items()
+    )
+
+
+def teacher_line(document: Document) -> str:
+    """`the control: KL 0.5 beside cross-entropy 0.5, on 25 % of the rows`."""
+    schedule = document["schedule"]
+    weights = {
+        name: "→".join(dict.fromkeys(map(figure, schedule[name]))) for name in ("kl", "ce")
+    }  # fmt: skip
+    return (
+        f"the {document['taught_by']}: KL {weights['kl']} beside cross-entropy {weights['ce']}, "
+        f"on {100 * schedule['kl_rows']:g} % of the rows"
     )
 
 

@@ -31,6 +31,16 @@ def test_the_head_says_what_goes_and_by_which_schedule():
     assert "norms          7 LayerNorm → none" in text
 
 
+def test_report_and_card_name_the_teacher():
+    document = documents.remove_ln_document()
+    assert "teacher" not in shown(document)
+    document["taught_by"] = "control"
+    document["schedule"] |= {"ce": [0.5, 0.5], "kl": [0.0, 0.5], "kl_rows": 0.25}
+    said = "the control: KL 0→0.5 beside cross-entropy 0.5, on 25 % of the rows"
+    assert f"teacher        {said}" in shown(document)
+    assert f"Teacher: {said}" in card(document)
+
+
 def test_every_path_has_its_scale_and_its_step():
     text = shown(documents.remove_ln_document())
     line = next(line for line in text.splitlines() if "layers.1.input_layernorm:v" in line

@@ -124,7 +124,7 @@ def described(task: Task) -> dict[str, Any]:
         "events": [event.to_dict() for event in task.budget.plan.events],
         "estimate": task.budget.estimate(task.parameters),
         "control": {"run": task.budget.control, "why": task.budget.why},
-        "teacher": task.budget.teacher,
+        "taught_by": task.budget.teacher,
     }
 
 
