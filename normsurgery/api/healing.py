@@ -293,9 +293,15 @@ def _verification(
         f"{check['allowed']:.3g} is allowed; rounding to the storage dtype moved "
         f"{check['rounding']:.3g}"
     )
+    return with_saved(judged, check, said, form=job.form, contract=CONTRACT)
+
+
+def with_saved(
+    judged: dict[str, Any], check: dict[str, Any], said: str, *, form: str, contract: str
+) -> dict[str, Any]:
+    """The document's `verification`: one form judged, and failed where the saved files are not what
+    trained. said: the check in words."""
     judged["notes"] = [*judged["notes"], said]
     if not check["passed"]:
         judged |= {"verdict": "fail", "why": said, "reasons": [*judged["reasons"], said]}
-    return {
-        "verdict": judged["verdict"], "contract": CONTRACT, job.form: judged, "saved": check,
-    }  # fmt: skip
+    return {"verdict": judged["verdict"], "contract": contract, form: judged, "saved": check}

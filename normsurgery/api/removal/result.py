@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from normsurgery.api.healing import CHECK_ROWS, model_source
+from normsurgery.api.healing import CHECK_ROWS, model_source, with_saved
 from normsurgery.api.removal.export import Exported
 from normsurgery.api.removal.measuring import (
     calibrated,
@@ -150,10 +150,4 @@ def _verification(
         f"memory, {check['allowed']:.3g} is allowed; rounding to the storage dtype moves "
         f"{check['rounding']:.3g}"
     )
-    judged["notes"] = [*judged["notes"], said]
-    if not check["passed"]:
-        judged |= {"verdict": "fail", "why": said, "reasons": [*judged["reasons"], said]}
-    return {
-        "verdict": judged["verdict"], "contract": request.contract,
-        exported.form: judged, "saved": check,
-    }  # fmt: skip
+    return with_saved(judged, check, said, form=exported.form, contract=request.contract)
