@@ -29,11 +29,11 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 import normsurgery
+from normsurgery.anatomy.norm_paths import end_token, read_paths
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.report.progress import Silent
 from normsurgery.train.domains import load_domains
 from normsurgery.train.norms.attach import attach
-from normsurgery.train.norms.paths import end_token, read_paths
 from normsurgery.train.removal.options import RemovalOptions
 from normsurgery.train.removal.run import train_control
 from normsurgery.train.removal.schedule import Schedule

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.model import Anatomy, NormSite, Reader
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.errors import UnsupportedModelError, UsageError
-from normsurgery.train.norms.paths import NormPath
 
 _ALL = "remove every path of a site, or none"
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.anatomy.norm_paths import DEFAULT_SITES, NormPath, read_paths
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.api.removal.norm_free import Export, NormFree, plan_norm_free
 from normsurgery.checkpoint import Checkpoint, open_checkpoint, write_weights
 from normsurgery.train.norms.attach import attach
-from normsurgery.train.norms.paths import DEFAULT_SITES, NormPath, read_paths
 from normsurgery.train.norms.variance import largest_variance
 from tests.families import FAMILIES, build_spec
 from tests.surgery.frozen_reference import frozen_norms

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.anatomy.norm_paths import NormPath, ReaderPart
 from normsurgery.api.removal.norm_free import NormFree, plan_norm_free
 from normsurgery.api.removal.request import Export
 from normsurgery.api.same_class import target_document
@@ -17,7 +18,6 @@ from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.set_parameters import set_parameters
-from normsurgery.train.norms.paths import NormPath, ReaderPart
 from normsurgery.verify import ModelSource
 
 _ANY_VARIANCE = 1.0  # before any is measured

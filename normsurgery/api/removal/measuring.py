@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from normsurgery.anatomy.norm_paths import end_token, read_paths
 from normsurgery.api.healing import model_source
 from normsurgery.api.removal.request import CALIBRATION_TOKENS
 from normsurgery.api.removal.task import Task
@@ -20,7 +21,6 @@ from normsurgery.calibrate.text.vocabulary import holes_note, vocabulary_holes
 from normsurgery.report.progress import Advance
 from normsurgery.train.domains import Domains, load_domains
 from normsurgery.train.norms.attach import Removal, attach
-from normsurgery.train.norms.paths import end_token, read_paths
 from normsurgery.train.options import HELD_OUT_SHARE
 from normsurgery.verify import ModelSource
 from normsurgery.verify.losses import (

@@ -9,18 +9,18 @@ from typing import Literal
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.new_bias import takes_new_bias
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.anatomy.proof import Proof
+from normsurgery.api.removal.proof import PROOF_POWER, Variant, prove_norm_free
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.graft.attach import Graft, make_graft
 from normsurgery.graft.plan import normfree_plan
 from normsurgery.surgery.frozen_sites import FrozenSite, frozen_sites
 from normsurgery.surgery.in_memory_form import in_memory_form, in_memory_names
 from normsurgery.surgery.norm_free import fold_frozen
-from normsurgery.surgery.norm_free_proof import PROOF_POWER, Variant, prove_norm_free
 from normsurgery.surgery.norm_free_stock import Division, choose_division, fold_stock
 from normsurgery.surgery.receipt import Receipt
 from normsurgery.surgery.untie import separate_head
-from normsurgery.train.norms.paths import NormPath
 
 Export = Literal["graft", "stock"]
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
@@ -60,7 +60,7 @@ class NormFree:
         return self._made(source, self.paths, self.sigma, centre=True)
 
     def prove(self, *, seed: int = 0) -> Proof:
-        """Prove the export on the twin, with σ̂ drawn at random (see `norm_free_proof`)."""
+        """Prove the export on the twin, with σ̂ drawn at random (see `proof`)."""
 
         def operate(variant: Variant) -> Callable[[Checkpoint], Checkpoint]:
             return lambda twin: proved._made(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.api.removal.request import FINETUNE_TOKENS, RemovalRequest, TeacherName
 from normsurgery.calibrate.text.sources import row_length
 from normsurgery.train.arguments import process_count
-from normsurgery.train.norms.paths import NormPath
 from normsurgery.train.removal.options import RemovalOptions
 from normsurgery.train.removal.plan import Plan, plan_removal
 from normsurgery.train.removal.schedule import Schedule

@@ -8,13 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from normsurgery.anatomy.norm_paths import DEFAULT_SITES, SITES
 from normsurgery.errors import UsageError
 
 Export = Literal["graft", "stock", "partial"]
 TeacherName = Literal["original", "control", "none"]
 ReportTo = Literal["none", "tensorboard", "trackio"]
-SITES = ("mlp", "attention", "final", "inner")
-STREAM_SITES = SITES[:3]  # those that read the residual stream
 FINETUNE_TOKENS = 3_000_000
 CALIBRATION_TOKENS = 50_000
 # What decides the result and stands in the command that makes it again.
@@ -39,7 +38,7 @@ class RemovalRequest:
     tokens: int | None = None
     max_length: int | None = None
     schedule: str = "auto"
-    sites: tuple[str, ...] = STREAM_SITES
+    sites: tuple[str, ...] = DEFAULT_SITES
     export: Export = "graft"
     control: bool | None = None
     teacher: TeacherName | None = None
@@ -82,7 +81,7 @@ class RemovalRequest:
             raise UsageError(
                 "--resume goes on with a training, and none was asked for", "--finetune"
             )
-        missing = [word for word in STREAM_SITES if word not in self.sites]
+        missing = [word for word in DEFAULT_SITES if word not in self.sites]
         if missing and self.export != "partial":
             raise UsageError(
                 f"--export {self.export} has no norm left that reads the stream, and --sites "
@@ -131,7 +130,7 @@ class RemovalRequest:
         """What decides the result, as a recipe's step has it: no local path, no default."""
         chosen: dict[str, Any] = {"surgery": "remove_ln"}
         chosen |= {name: True for name in ("finetune", "one_shot") if getattr(self, name)}
-        if self.sites != STREAM_SITES:
+        if self.sites != DEFAULT_SITES:
             chosen["sites"] = ",".join(self.sites)
         defaults = {one.name: one.default for one in fields(self)}
         given = {name: getattr(self, name) for name in _COMMAND}

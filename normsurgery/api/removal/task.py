@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.anatomy.norm_paths import NormPath, left_norms, read_paths
 from normsurgery.api.document import source_document
 from normsurgery.api.removal.export import Exporter
 from normsurgery.api.removal.plan import Budget, budget_of
@@ -17,7 +18,6 @@ from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.doors import one_door
 from normsurgery.surgery.cast import cast, stored_dtype
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.train.norms.paths import NormPath, left_norms, read_paths
 from normsurgery.train.run import Subject
 from normsurgery.verify.linearity import linearity
 from normsurgery.version import VERSION

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.train.norms.functions import spread
 from normsurgery.train.norms.live import FusedReader, LivePath, LiveSite, Shared, plain_reader
-from normsurgery.train.norms.paths import NormPath
 from normsurgery.train.norms.statistics import PathState, Sigma, means
 from normsurgery.train.norms.tokens import (
     END,

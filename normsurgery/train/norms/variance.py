@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.anatomy.norms import Norm
-from normsurgery.train.norms.paths import NormPath
 
 
 def largest_variance(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.errors import UsageError
-from normsurgery.train.norms.paths import NormPath
 from normsurgery.train.removal.schedule import Schedule
 
 KINDS = ("mlp", "qk", "v", "inner", "final")  # in the order in which they go

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from normsurgery.anatomy.norm_paths import DEFAULT_SITES
 from normsurgery.errors import UsageError
-from normsurgery.train.norms.paths import DEFAULT_SITES
 from normsurgery.train.options import TrainOptions
 from normsurgery.train.removal.schedule import Schedule
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from normsurgery.anatomy.norm_paths import end_token, read_paths
 from normsurgery.anatomy.twin import meta_model
 from normsurgery.train.arguments import process_count
-from normsurgery.train.norms.paths import end_token, read_paths
 from normsurgery.train.removal.events import Event, events
 from normsurgery.train.removal.options import RemovalOptions
 from normsurgery.train.removal.schedule import Schedule

@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
+from normsurgery.anatomy.norm_paths import end_token, read_paths
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.errors import UsageError
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.train.arguments import is_main_process
 from normsurgery.train.norms.attach import Removal, attach
-from normsurgery.train.norms.paths import end_token, read_paths
 from normsurgery.train.options import LossWeights
 from normsurgery.train.removal.clock import Clock
 from normsurgery.train.removal.course import Course

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.errors import UsageError
-from normsurgery.train.norms.paths import NormPath
 from normsurgery.train.options import LossWeights
 
 Order = Literal["kind", "sensitivity"]

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.errors import UsageError
-from normsurgery.train.norms.paths import NormPath
 from normsurgery.train.removal.published import PUBLISHED
 from normsurgery.train.removal.schedule import Schedule, auto_schedule
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.float64 import Float64
+from normsurgery.anatomy.norm_paths import SITES, read_paths
 from normsurgery.errors import SurgeryError, UsageError
 from normsurgery.train.norms.attach import Removal, attach
-from normsurgery.train.norms.paths import SITES, read_paths
 from tests.train.norms import naive
 from tests.train.norms.models import (
     checkpointed,

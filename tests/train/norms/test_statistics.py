@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from normsurgery.anatomy.norm_paths import read_paths
 from normsurgery.errors import UsageError
 from normsurgery.train.norms.attach import Removal, attach
-from normsurgery.train.norms.paths import read_paths
 from normsurgery.train.norms.statistics import Sums, means
 from tests.train.norms import naive
 from tests.train.norms.models import checkpointed, examination, fresh, token_ids, training

@@ -2,9 +2,9 @@
 
 import torch
 
+from normsurgery.anatomy.norm_paths import read_paths
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.train.norms.attach import attach
-from normsurgery.train.norms.paths import read_paths
 from normsurgery.train.removal.sensitivity import measure_sensitivity
 from normsurgery.train.removal.trainer import batches
 from tests.train.tools import rows, subject

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from normsurgery.anatomy.norm_paths import NormPath, PathKind
 from normsurgery.calibrate.text.rows import TextRows
-from normsurgery.train.norms.paths import NormPath, PathKind
 from normsurgery.train.removal.options import RemovalOptions
 from normsurgery.train.removal.run import Removed, remove_norms_by_training
 from normsurgery.train.removal.schedule import Schedule

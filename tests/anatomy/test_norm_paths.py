@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from normsurgery.anatomy.norm_paths import SITES, NormPath, end_token, left_norms, read_paths
 from normsurgery.errors import UnsupportedModelError, UsageError
-from normsurgery.train.norms.paths import SITES, NormPath, end_token, left_norms, read_paths
 from tests.train.norms.models import examination, fresh
 
 DEFAULT = ("mlp", "attention", "final")

@@ -19,9 +19,9 @@ from normsurgery.anatomy.attention_channels import attention_channels
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.inputs import example_inputs, working_candidate
 from normsurgery.anatomy.model import Anatomy, NormSite, Reader, Stream
+from normsurgery.anatomy.reader_doors import open_doors
 from normsurgery.anatomy.sites import place
 from normsurgery.errors import UnsupportedModelError, UsageError
-from normsurgery.train.norms.doors import open_doors
 
 PathKind = Literal["mlp", "qk", "v", "final", "inner"]
 SITES = ("mlp", "attention", "final", "inner")

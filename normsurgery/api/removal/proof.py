@@ -19,12 +19,12 @@ import torch
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.float64 import Float64
+from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.proof import FormClass, Operate, Proof, prove
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.anatomy.twin import Twin
 from normsurgery.train.norms.attach import attach
-from normsurgery.train.norms.paths import NormPath
 
 PROOF_POWER = 30  # ε = 4³⁰: against it, float64 does not see a variance of 100
 
