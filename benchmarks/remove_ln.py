@@ -110,11 +110,11 @@ def table(task: Task, scratch: Path, *, others: bool) -> dict[str, Any]:
     rate = document["schedule"]["learning_rate"]
     row("original", losses["original"])
     row("control", losses["control"], rate, document["control"]["loss"])
+    ce = document["training"]["ce"]
+    row("norm-free", losses["result"], rate, ce, document["seconds"])
     for factor in (0.5, 2.0) if others else ():
         figures, steps, seconds = control(task, document["schedule"], rate * factor, scratch)
         row("control", figures, rate * factor, steps, seconds)
-    ce = [[step, part] for step, part in document["training"]["ce"]]
-    row("norm-free", losses["result"], rate, ce, document["seconds"])
     return document
 
 
