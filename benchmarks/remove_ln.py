@@ -2,8 +2,7 @@
 
 The first three rows are what one `normsurgery remove-ln --finetune` says. The control, the
 untouched model with the same fine-tuning, is none at a bad learning rate: it is trained at half and
-at twice the rate as well. --variants removes the norms in other ways, at the same budget. At the
-end, what a step costs beside a plain one, side by side.
+at twice the rate as well. --variants removes the norms in other ways, at the same budget.
 
     python benchmarks/remove_ln.py [MODEL TRAIN HELD] [--tokens N] [--window N] [--variants]
 
@@ -16,24 +15,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 import transformers
 import yaml
-from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
 import normsurgery
-from normsurgery.anatomy.norm_paths import end_token, read_paths
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.report.progress import Silent
 from normsurgery.train.domains import load_domains
-from normsurgery.train.norms.attach import attach
 from normsurgery.train.removal.options import RemovalOptions
 from normsurgery.train.removal.run import train_control
 from normsurgery.train.removal.schedule import Schedule
@@ -42,11 +35,6 @@ from normsurgery.verify.losses import loss_quantiles, model_losses
 
 SHIPPED = Path(__file__).parents[1] / "tests" / "data" / "tiny-gpt2-6x96"
 BATCH = 16
-STAGES: dict[str, tuple[str, ...]] = {
-    "no norm gone": (),
-    "mlp and qk gone": ("mlp", "qk"),
-    "all gone": ("mlp", "qk", "v", "final"),
-}
 # Keys of a schedule file, and options of the command, beside the defaults.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cross-entropy alone": ({}, {"teacher": "none"}),
@@ -100,7 +88,6 @@ def main() -> None:
         document = table(task, Path(scratch), others=not given.one_control)
         if given.variants:
             variants(task, document, Path(scratch))
-    step_costs(task)
 
 
 def table(task: Task, scratch: Path, *, others: bool) -> dict[str, Any]:
@@ -169,81 +156,6 @@ def row(
     took = f"{seconds:9.0f}" if seconds else ""
     shown = "".join(f"{figures[key]:9.4f}" for key in ("mean", "median", "p999", "max"))
     print(f"{title:34}{at}{shown}{worst}{took}", flush=True)
-
-
-# -- what a step costs ----------------------------------------------------------------------------
-
-
-def step_costs(task: Task, steps: int = 24) -> None:
-    """Print CPU time of a step at each stage of a removal over that of a plain one, in turns."""
-    subject = Subject.of(open_checkpoint(task.model), trust_remote_code=False, allow_pickle=False)
-    vocabulary = subject.examination.config.get_text_config().vocab_size
-    draw = torch.Generator().manual_seed(0)
-    batch = torch.randint(0, vocabulary, (BATCH, task.window), generator=draw)
-    teacher = subject.load(torch.float32).requires_grad_(False)
-    stages = {"plain": plain(subject, batch)}
-    for title, kinds in STAGES.items():
-        stages[title] = removing(subject, batch, kinds, None)
-        stages[f"{title}, with the KL"] = removing(subject, batch, kinds, teacher)
-    times: dict[str, list[float]] = {title: [] for title in stages}
-    for _ in range(steps):
-        for title, step in stages.items():
-            times[title].append(step())
-    base = median(times["plain"][2:])
-    print(f"\na step of {batch.numel():,} tokens: {base * 1000:.0f} ms plain; over that:")
-    for title, found in times.items():
-        print(f"  {title:32}{median(found[2:]) / base:6.2f}×")
-
-
-def plain(subject: Subject, batch: Tensor) -> Callable[[], float]:
-    """A fine-tuning step of the untouched model; returns its CPU seconds."""
-    model = subject.load(torch.float32).train()
-    return stepper(model, lambda: model(input_ids=batch, labels=batch).loss)
-
-
-def removing(
-    subject: Subject, batch: Tensor, gone: tuple[str, ...], teacher: Any
-) -> Callable[[], float]:
-    """The same of a removal: σ̂, the auxiliary loss and perhaps a teacher on some rows."""
-    model = subject.load(torch.float32)
-    paths = read_paths(subject.examination, model)
-    removal = attach(model, paths, end=end_token(model))
-    removal.observe([{"input_ids": batch}])
-    removal.remove([path.name for path in paths if path.kind in gone])
-    if "final" in gone:
-        removal.merge("end")
-        removal.merge("first")
-    model.train()
-
-    def loss() -> Tensor:
-        found = model(input_ids=batch, labels=batch)
-        stream = removal.stream_loss()
-        total: Tensor = found.loss if stream is None else found.loss + 0.1 * stream
-        if teacher is not None:
-            with torch.no_grad():
-                known = teacher(input_ids=batch[: BATCH // 4]).logits
-            guess = log_softmax(found.logits[: BATCH // 4], -1)
-            total = total + kl_div(guess, log_softmax(known, -1), reduction="sum", log_target=True)
-        return total
-
-    return stepper(model, loss, removal.tick)
-
-
-def stepper(
-    model: Any, loss: Callable[[], Tensor], after: Callable[[], None] = lambda: None
-) -> Callable[[], float]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-
-    def step() -> float:
-        started = time.process_time()
-        loss().backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        after()
-        return time.process_time() - started
-
-    return step
 
 
 if __name__ == "__main__":
