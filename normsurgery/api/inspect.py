@@ -20,6 +20,7 @@ from normsurgery.api.document import (
     source_document,
 )
 from normsurgery.api.native import best_native, why_native
+from normsurgery.api.removal.applies import removal_surgery
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.plan import why_not_exclusive
@@ -77,6 +78,7 @@ def inspect(
         "surgeries": [
             *conversions(checkpoint, examination),
             *depth_surgeries(examination, stacks),
+            removal_surgery(examination),
         ],
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),

@@ -56,7 +56,7 @@ Teacher = Annotated[
     TeacherName | None,
     typer.Option(
         help="Whose predictions the model is held to while its norms go. "
-        "[default: the original where the schedule weighs them]"
+        "[default: the control, where it runs and the schedule is auto]"
     ),
 ]
 Tokens = Annotated[

@@ -30,6 +30,7 @@ def test_a_trained_gpt2(trained):
     assert surgeries["convert --to rmsnorm"]["applies"]
     assert "12 of 13" in surgeries["convert --to rmsnorm --fold-affine"]["reason"]
     assert surgeries["convert --to crmsnorm"]["applies"]
+    assert surgeries["remove-ln"]["applies"]
 
 
 def test_a_model_that_is_refused_says_why(tiny):
@@ -50,6 +51,7 @@ def test_a_model_that_is_refused_says_why(tiny):
         ("dinov2", "convert --to crmsnorm", "reads it with cat"),
         ("vit", "convert --to rmsnorm --untie", "no table is tied"),
         ("olmo", "convert --to rmsnorm --fold-affine", "it has none"),
+        ("vit", "remove-ln", "does not predict the next token"),
     ],
 )
 def test_a_surgery_that_does_not_apply_says_why(tiny, family, name, reason):

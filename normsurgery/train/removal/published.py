@@ -6,10 +6,10 @@ Where each number is from:
 * The final norm goes one v gap after the last v path, end-of-text's σ̂ 2 steps later and position
   0's 10 steps after that; warm-ups of 25, 10, 15 and 20 steps: the authors' repository,
   github.com/submarat/removing-layer-norm, config.py (the configurations with an auxiliary loss).
-* AdamW's betas (0.9, 0.999) and ε 1e-8 are the Trainer's own, which the authors left alone.
+* AdamW's betas (0.9, 0.999) and ε 1e-8 are the Trainer's own: their arguments name none.
 * Cosine over 1,200 steps for large and XL, whose runs are used at 600 and 800: the horizon.
-The authors' σ̂ ticks at every forward pass (for large and XL with 0.9 to the power of batch / 32);
-ours ticks once an optimizer step, so accumulation does not change it.
+The authors' σ̂ seems to tick at every forward pass (their configurations of large and XL have 0.9 to
+the power of batch / 32); ours ticks once an optimizer step, so accumulation does not change it.
 """
 
 from __future__ import annotations
