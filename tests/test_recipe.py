@@ -81,8 +81,8 @@ verify: {keep_failed: true}
   - {surgery: remove_ln, finetune: true, one_shot: false, data: t.txt, text_column: body,
      other_data: o.txt, tokens: 99, max_length: 64, schedule: gpt2, sites: "mlp,final",
      export: partial, control: true, teacher: control, lr: 1e-4, batch_size: 2,
-     gradient_accumulation: 3, gradient_checkpointing: true, bf16: false, save_every: 5, resume: true, report_to: trackio,
-     dtype: float32, max_shard_size: 2GB, allow_nonfinite: true}
+     gradient_accumulation: 3, gradient_checkpointing: true, bf16: false, save_every: 5,
+     resume: true, report_to: trackio, dtype: float32, max_shard_size: 2GB, allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
 }
