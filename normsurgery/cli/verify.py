@@ -34,7 +34,7 @@ def verify(
       normsurgery verify openai-community/gpt2 ./gpt2-rms
       normsurgery verify ./my-model ./out --dtype float64 --against-float64
       normsurgery verify ./my-model ./out --data held-out.txt --tokens 4096 --json
-      normsurgery verify ./gpt2 ./norm-free --contract trained --linearity --trust-remote-code
+      normsurgery verify ./model ./norm-free --contract trained --linearity
     """
     announce_code(reference, candidate, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
