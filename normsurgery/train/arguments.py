@@ -23,7 +23,7 @@ def training_arguments(options: TrainOptions, rows: int, work: Path, **changes: 
     if options.device.startswith("cuda:") and options.device != "cuda:0":
         raise UsageError(
             "training runs on the first device that the process sees",
-            f"CUDA_VISIBLE_DEVICES={options.device.removeprefix('cuda:')} normsurgery heal …",
+            f"CUDA_VISIBLE_DEVICES={options.device.removeprefix('cuda:')} normsurgery …",
         )
     values: dict[str, Any] = {
         "output_dir": str(work),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.norm_paths import NormPath, ReaderPart
+from normsurgery.anatomy.proof import Proof
 from normsurgery.api.removal.norm_free import NormFree, plan_norm_free
 from normsurgery.api.removal.request import Export
 from normsurgery.api.same_class import target_document
@@ -85,10 +86,9 @@ class Exporter:
             )
         return Exporter(examination, tuple(twin_paths), wanted, hollow, trust_remote_code)
 
-    @property
-    def prove(self) -> Any:
+    def prove(self) -> Proof:
         """Prove the export on the twin, before anything trains (see `NormFree.prove`)."""
-        return self.hollow.prove
+        return self.hollow.prove()
 
     def plan(self, source: Checkpoint) -> Exported:
         """What would be written, as headers have it."""
@@ -123,9 +123,7 @@ class Exporter:
             trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         result, folded = plan.operate(source)
-        if (
-            not values
-        ):  # the function changes where the norms are frozen, and nothing made up for it
+        if not values:  # the function changes with the norms, and nothing made up for it
             folded[-1] = replace(
                 folded[-1], contract=contract, parameters={**folded[-1].parameters, **about}
             )
@@ -147,7 +145,7 @@ class Exporter:
         }
 
 
-def _kind(wanted: Export) -> Any:
+def _kind(wanted: Export) -> Literal["graft", "stock"]:
     return "stock" if wanted == "stock" else "graft"
 
 

@@ -22,6 +22,7 @@ from normsurgery.report.progress import Advance
 from normsurgery.train.domains import Domains, load_domains
 from normsurgery.train.norms.attach import Removal, attach
 from normsurgery.train.options import HELD_OUT_SHARE
+from normsurgery.train.removal.sensitivity import mean_loss, measure_sensitivity
 from normsurgery.verify import ModelSource
 from normsurgery.verify.losses import (
     Measured,
@@ -152,7 +153,7 @@ def previewed(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     with calibrated(task, domains.training) as (model, removal):
         statistics = statistics_document(task, removal)
         before = removal.state()
-        alone, said = _sensitivity(task, model, removal, domains)
+        alone, said = _sensitivity(task, removal, domains)
         removal.restore(before)
         freeze_all(removal)
         with removal.still():
@@ -176,7 +177,7 @@ def freeze_all(removal: Removal) -> None:
 
 
 def _sensitivity(
-    task: Task, model: Any, removal: Removal, domains: Domains
+    task: Task, removal: Removal, domains: Domains
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The loss on a little held-out text when one path alone is removed; why not, where it costs.
 
@@ -187,18 +188,15 @@ def _sensitivity(
     if tokens < task.budget.row:
         return [], ["paths were not removed one at a time: that would take too long here"]
     rows = next(iter(domains.measured.values())).at_most(tokens)
-    device = next(model.parameters()).device
-    before = removal.state()
-    found = []
-    with (
-        removal.still(),
-        task.writing.progress.task("sensitivity", len(task.paths), "steps") as advance,
-    ):
-        base = float(model_losses(model, rows, device=device).mean())
-        for path in removal.paths:
-            removal.remove([path.name])
-            loss = float(model_losses(model, rows, device=device).mean())
-            removal.restore(before)
-            found.append({"path": path.name, "kind": path.kind, "loss": loss, "added": loss - base})
-            advance(1)
-    return found, []
+    count = len(rows.ids)
+    base = mean_loss(removal, rows, count=count, batch_size=_ROWS)
+    task_of = task.writing.progress.task("sensitivity", len(task.paths), "steps")
+    with task_of as advance:
+        added = measure_sensitivity(removal, rows, count=count, batch_size=_ROWS, advance=advance)
+    return [
+        {
+            "path": path.name, "kind": path.kind,
+            "loss": base + added[path.name], "added": added[path.name],
+        }
+        for path in removal.paths
+    ], []  # fmt: skip

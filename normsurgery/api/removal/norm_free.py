@@ -98,7 +98,8 @@ class NormFree:
         receipts = []
         for step in self._steps(paths, sigma, centre):
             source, receipt = step(source)
-            receipts.append(receipt)
+            if receipt.changed or receipt.added or receipt.dropped or receipt.config:
+                receipts.append(receipt)
         return self.graft.attach(source) if self.graft else source, receipts
 
     def _steps(

@@ -8,29 +8,39 @@ import torch
 from torch import Tensor
 
 from normsurgery.calibrate.text.rows import TextRows
+from normsurgery.report.progress import Advance
 from normsurgery.train.losses import IGNORED, cross_entropy, predictions
 from normsurgery.train.norms.attach import Removal
 from normsurgery.train.removal.trainer import batches
 
 
 def measure_sensitivity(
-    removal: Removal, rows: TextRows, *, count: int, batch_size: int
+    removal: Removal,
+    rows: TextRows,
+    *,
+    count: int,
+    batch_size: int,
+    advance: Advance | None = None,
 ) -> dict[str, float]:
     """Path → added cross-entropy a token, in nats, over the first `count` rows.
 
-    The removal must have been calibrated; it is left as it was.
+    The removal must have been calibrated; it is left as it was. advance: told of each path.
     """
     before = removal.state()
-    plain = _loss(removal, rows, count, batch_size)
+    plain = mean_loss(removal, rows, count=count, batch_size=batch_size)
     found = {}
     for path in removal.paths:
         removal.remove([path.name])
-        found[path.name] = _loss(removal, rows, count, batch_size) - plain
+        loss = mean_loss(removal, rows, count=count, batch_size=batch_size)
+        found[path.name] = loss - plain
         removal.restore(before)
+        if advance is not None:
+            advance(1)
     return found
 
 
-def _loss(removal: Removal, rows: TextRows, count: int, batch_size: int) -> float:
+def mean_loss(removal: Removal, rows: TextRows, *, count: int, batch_size: int) -> float:
+    """Cross-entropy a token, in nats, of the model as it is, over the first `count` rows."""
     model: Any = removal.model
     device = next(model.parameters()).device
     total, tokens = torch.zeros((), dtype=torch.float64, device=device), 0
