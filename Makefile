@@ -37,11 +37,15 @@ fix: $(STAMP)
 check: lint test
 
 # torch first and pinned: resolved together with the rest, pip may fetch several builds of it.
+# timm stands beside the environment: the torchvision that it asks for is built for another torch,
+# and transformers' image code fails where it can see it.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 		$$(grep '^torch==' constraints.txt)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,engines]'
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/timm -c constraints.txt \
+		timm torchvision
 	touch $(STAMP)
 
 clean:

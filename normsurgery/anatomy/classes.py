@@ -14,6 +14,7 @@ def named_class(
 ) -> type | None:
     """The class that config.json (as JSON values) names; None where it names none that exists.
 
+    A checkpoint of timm names none of transformers', and opens in its wrapper of timm's models.
     The checkpoint's own code where that is trusted, through transformers' loader and without
     registering it: `AutoModel.from_pretrained(trust_remote_code=True)` would hand the class to
     every later load of that model type in this process. Else the class in transformers.
@@ -21,7 +22,7 @@ def named_class(
     """
     import transformers
 
-    name = str((config.get("architectures") or [None])[0])
+    name = _timm_wrapper(config) or str((config.get("architectures") or [None])[0])
     auto_map = config.get("auto_map") or {}
     references = [
         reference
@@ -38,6 +39,18 @@ def named_class(
     if stock is None and references:
         raise untrusted_code(directory, name)
     return stock
+
+
+def _timm_wrapper(config: Mapping[str, Any]) -> str | None:
+    """The class of transformers for a checkpoint in timm's own form; None for every other.
+
+    timm writes `architecture`, and `num_classes` where the model classifies.
+    """
+    if config.get("architectures") or not isinstance(config.get("architecture"), str):
+        return None
+    if "pretrained_cfg" not in config and "num_classes" not in config:
+        return None
+    return "TimmWrapperForImageClassification" if config.get("num_classes") else "TimmWrapperModel"
 
 
 def untrusted_code(directory: Path, name: str) -> UnsupportedModelError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,11 @@ def load_config(directory: Path, *, trust_remote_code: bool = False) -> Any:
         reason = text[:200]
         if "trust_remote_code" in text:
             raise untrusted_code(Path(directory), "this model type") from error
+        if "requires the timm library" in text:
+            raise UnsupportedModelError(
+                "a checkpoint of timm opens with the timm library only",
+                "pip install normsurgery[timm]",
+            ) from error
         if (own := _configuration_of_class(directory)) is not None:
             return own
         if "model type" in reason or "model_type" in reason:
@@ -86,7 +92,12 @@ def model_class_of(directory: Path, config: Any, *, trust_remote_code: bool = Fa
 
     Raises UnsupportedModelError where no class can be found.
     """
-    asked = {key: getattr(config, key, None) for key in ("architectures", "auto_map")}
+    asked = {
+        key: getattr(config, key)
+        for key in ("architectures", "auto_map", "architecture", "pretrained_cfg")
+        if hasattr(config, key)
+    }
+    asked["num_classes"] = getattr(config, "num_labels", None)
     named = named_class(directory, asked, trust_remote_code=trust_remote_code)
     if named is not None:
         return named
@@ -167,10 +178,15 @@ def meta_model(model_class: type, config: Any) -> Any:
         with quiet(), torch.device("meta"):
             return _construct(model_class, copy.deepcopy(config))
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
+        twice = re.search(r"multiple values for keyword argument '(\w+)'", reason)
+        if twice:  # timm writes num_classes into model_args too, and transformers' wrapper fails
+            reason = f"it gives {twice[1]} twice"
+            hint = f"remove {twice[1]} from model_args in config.json; at the top level it stays"
+        else:
+            hint = "compare it with the configuration that the model ships with"
         raise CheckpointError(
-            f"config.json does not describe a {model_class.__name__}: {reason}",
-            "compare it with the configuration that the model ships with",
+            f"config.json does not describe a {model_class.__name__}: {reason[:200]}", hint
         ) from error
 
 

@@ -1,0 +1,1 @@
+"""timm checkpoints. timm lives beside the test environment, see environment.py."""
