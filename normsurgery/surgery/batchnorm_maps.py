@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from normsurgery.surgery.centre import checked_float
 class FoldedMap:
     """A map, and the folded norms that it feeds, that read beside it, and that it reads.
 
-    others: parallel maps that become part of this one. without: norms that are left out of it.
+    others: parallel maps that become part of this one. turned: the weight lies transposed on disk.
     """
 
     map: LinearMap
@@ -55,7 +55,7 @@ class FoldedMap:
         """Whether the bias changes (or comes into being)."""
         sites = (self.fed, self.read, *self.branches)
         moved = any(site is not None and site.name in self.plan.moved for site in sites)
-        return moved or bool(self.others) or (self.fed is not None and self.map.bias is not None)
+        return moved or bool(self.others)
 
     def weight(self) -> Tensor:
         """The new weight, in float64 and memory's layout."""
@@ -119,19 +119,16 @@ def folded_maps(
     names: NameMap,
     plan: BatchNormPlan,
     norms: Mapping[str, StoredNorm],
-    *,
-    without: Collection[str] = (),
 ) -> list[FoldedMap]:
     """Every map that changes; those that become part of another are inside it."""
-    sites = [site for site in plan.sites if site.name not in without]
-    maps = {m.weight: m for site in sites for m in site.maps}
+    maps = {m.weight: m for site in plan.sites for m in site.maps}
     for merge in plan.merges:
         maps |= {m.weight: m for m in (merge.into, *merge.others)}
 
     def made(map_: LinearMap, merge: Merge | None) -> FoldedMap:
         name, part = names.on_disk(map_.weight)[0]
         bias = checked_float(source, names.on_disk(map_.bias)[0][0]) if map_.bias else None
-        around = [site for site in sites if any(m.weight == map_.weight for m in site.maps)]
+        around = [s for s in plan.sites if any(m.weight == map_.weight for m in s.maps)]
         others = tuple(made(other, None) for other in merge.others) if merge else ()
         return FoldedMap(
             map_, checked_float(source, name), part.transposed, bias, plan, norms,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,11 +32,15 @@ class Affine:
 
 @dataclass(frozen=True)
 class StoredNorm:
-    """A norm's tensors. identity: what it stores once its scale is folded. width: on disk."""
+    """A norm's tensors. identity: what it stores once its scale is folded.
+
+    ignored: the norm passes for one that does nothing: wrong on purpose.
+    """
 
     norm: BatchNorm
     tensors: Mapping[str, LazyTensor]
     identity: Identity
+    ignored: bool = False
 
     @property
     def width(self) -> int:
@@ -45,6 +49,9 @@ class StoredNorm:
     def affine(self) -> Affine:
         """Raises CheckpointError for a running variance with no square root."""
         norm = self.norm
+        if self.ignored:
+            one = torch.ones(self.width, dtype=torch.float64)
+            return Affine(one, torch.zeros_like(one), one == 0)
         variance = self._wide(norm.running_var) + norm.eps
         if not bool((variance > 0).all()):
             raise CheckpointError(
@@ -62,20 +69,20 @@ class StoredNorm:
 
 
 def stored_norms(
-    source: Checkpoint, names: NameMap, plan: BatchNormPlan
+    source: Checkpoint, names: NameMap, plan: BatchNormPlan, *, unfolded: Collection[str] = ()
 ) -> dict[str, StoredNorm]:
-    """Site name → its norm on disk, for the sites of a plan."""
+    """Site name → its norm on disk, for the sites of a plan. unfolded: those to ignore."""
     found = {}
     for site in plan.sites:
         tensors = {
             name: checked_float(source, names.on_disk(name)[0][0]) for name in tensors_of(site.norm)
         }
         identity = identity_for(
-            (tensor.dtype for tensor in tensors.values()),
+            [plan.dtype] if plan.dtype else [tensor.dtype for tensor in tensors.values()],
             site.norm.eps,
             weighted=site.norm.weight is not None,
         )
-        found[site.name] = StoredNorm(site.norm, tensors, identity)
+        found[site.name] = StoredNorm(site.norm, tensors, identity, site.name in unfolded)
     return found
 
 

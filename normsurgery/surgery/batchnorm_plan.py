@@ -20,7 +20,8 @@ class BatchNormPlan:
     sites: those that fold. left: every other norm → why it stays as it is. moved: folded norms
     whose shift goes into the maps' biases. gone: folded norms whose module is no longer needed.
     biases: maps that get a bias. merges: parallel maps that become one; the modules of the others,
-    and norms beside them, then give zero. merges_left: map → why it is not merged.
+    and norms beside them, then give zero. merges_left: map → why it is not merged. dtype: what the
+    result is stored in (safetensors' spelling), where that is not the source's.
     """
 
     form: Form
@@ -31,6 +32,7 @@ class BatchNormPlan:
     biases: tuple[LinearMap, ...] = ()
     merges: tuple[Merge, ...] = ()
     merges_left: Mapping[str, str] = field(default_factory=dict)
+    dtype: str | None = None
 
     @property
     def silent(self) -> tuple[str, ...]:

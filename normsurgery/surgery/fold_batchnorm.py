@@ -52,10 +52,10 @@ def apply_folds(
     source: Checkpoint, names: NameMap, plan: BatchNormPlan, *, unfolded: Collection[str] = ()
 ) -> tuple[Checkpoint, Receipt]:
     """`fold_batch_norms`, by a plan."""
-    norms = stored_norms(source, names, plan)
+    norms = stored_norms(source, names, plan, unfolded=unfolded)
     edits: dict[str, LazyTensor] = {}
     added: dict[str, tuple[LazyTensor, str]] = {}
-    for folded in folded_maps(source, names, plan, norms, without=unfolded):
+    for folded in folded_maps(source, names, plan, norms):
         weight = partial(_replaced, folded.weight)
         for name, part in names.on_disk(folded.map.weight):
             edits[name] = source[name].map(partial(weight, part))
