@@ -126,6 +126,7 @@ def _parameters(plan: BatchNormPlan) -> dict[str, int]:
 
 
 def _counts(plan: BatchNormPlan) -> dict[str, dict[str, int]]:
-    """How many BatchNorms there were that did something, and how many are left."""
-    before = len(plan.sites) + len(plan.left)
-    return {"before": {"BatchNorm": before}, "after": {"BatchNorm": len(plan.left)}}
+    """How many norms there were, how many are left, and how many of these only add."""
+    after = {"BatchNorm": len(plan.left), "x + shift": len(plan.kept)}
+    before = {"BatchNorm": len(plan.sites) + len(plan.left)}
+    return {"before": before, "after": {kind: count for kind, count in after.items() if count}}
