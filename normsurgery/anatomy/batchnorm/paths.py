@@ -66,7 +66,7 @@ class Graph:
         if len(node.consumers) > 1:
             return f"is read by {_listed(node.consumers)}"
         assert node.value is not None
-        if not node.consumers or self.readers.of(node.value) > 1:
+        if not node.consumers or self.readers.of(node.value, node.version) > 1:
             return "is read by kernels that the trace does not see"
         return ""
 
@@ -109,7 +109,7 @@ def forth(graph: Graph, node: Node, axis: int) -> tuple[list[Use], str]:
         if changed(current):
             return [], "its output is changed in place"
         assert current.value is not None
-        if graph.readers.of(current.value) > len(current.consumers):
+        if graph.readers.of(current.value, current.version) > len(current.consumers):
             return [], "its output is read by kernels that the trace does not see"
         for consumer in current.consumers:
             if consumer.op in PASSES:

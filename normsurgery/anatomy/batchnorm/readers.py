@@ -15,15 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Context manager: counts kernels that read a storage; taking a view is no read."""
+    """Context manager: counts kernels that read a storage; taking a view is no read.
+
+    A kernel that writes into the storage ends a version of it, which it has read too.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._counts: Counter[int] = Counter()
+        self._counts: dict[int, Counter[int]] = {}
 
-    def of(self, tensor: Tensor) -> int:
-        """Reads of the memory under `tensor`, which must have been kept alive."""
-        return self._counts[_storage(tensor)]
+    def of(self, tensor: Tensor, version: int) -> int:
+        """Reads of the memory under `tensor`, which must have been kept alive, at that version."""
+        return self._counts.get(_storage(tensor), Counter())[version]
 
     def __torch_dispatch__(
         self,
@@ -33,14 +36,18 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        read = {_storage(leaf) for leaf in (*_leaves(args), *_leaves(kwargs))}
+        read = {
+            _storage(leaf): 0 if leaf.is_inference() else leaf._version
+            for leaf in (*_leaves(args), *_leaves(kwargs))
+        }
         result = func(*args, **kwargs)
         made = {_storage(leaf) for leaf in _leaves(result)}
         mutates = func._schema.is_mutable  # type: ignore[attr-defined]
-        if mutates or not made or not made <= read:  # all else only looks at it in another shape
-            self._counts.update(read)
-        for fresh in made - read:
-            self._counts[fresh] = 0  # memory of a tensor that has gone may be given out again
+        if mutates or not made or not made <= read.keys():  # all else only takes a view
+            for storage, version in read.items():
+                self._counts.setdefault(storage, Counter())[version] += 1
+        for fresh in made - read.keys():
+            self._counts[fresh] = Counter()  # the memory of a tensor that has gone, given out again
         return result
 
 
