@@ -179,6 +179,9 @@ class Maker:
         return [self.noise(self.batch, frames, *self._picture().shape[1:])]
 
     def _picture(self) -> Tensor:
+        of_timm = (getattr(self.config, "pretrained_cfg", None) or {}).get("input_size")
+        if of_timm:  # channels, height, width
+            return self.noise(self.batch, *of_timm)
         config = getattr(self.config, "vision_config", self.config)
         keys = ("image_size", "crop_size", "max_img_size")
         size = self._setting_of(config, *keys) or self.setting(*keys)

@@ -22,6 +22,7 @@ from normsurgery.graft.plan import foldedbn_plan
 from normsurgery.surgery.batchnorm_native import native_plan
 from normsurgery.surgery.batchnorm_plan import BatchNormPlan, Form, plan_folds
 from normsurgery.surgery.batchnorm_switches import Switched, find_switch
+from normsurgery.surgery.batchnorm_timm import reparameterize, timm_switch
 from normsurgery.surgery.cast import cast, stored_dtype, widens
 from normsurgery.surgery.fold_batchnorm import apply_folds
 from normsurgery.surgery.in_memory_form import in_memory_form, in_memory_names
@@ -42,6 +43,7 @@ class BatchNormFolding:
 
     found: every BatchNorm of the model. plan: of the real files. names: of the checkpoint that the
     folds edit. dtype: safetensors' spelling of what the result is stored in, None for the source's.
+    switched: the keys that leave the class without norms. timm: timm itself makes that form.
     """
 
     examination: Examination
@@ -53,6 +55,7 @@ class BatchNormFolding:
     notes: tuple[str, ...]
     graft: Graft | None = None
     switched: Switched | None = None
+    timm: bool = False
 
     @property
     def form(self) -> str:
@@ -67,6 +70,14 @@ class BatchNormFolding:
         if self.graft:
             return {"graft": self.graft.class_of()}
         return {self.form: lambda _: self.examination.model_class}
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Norms whose module the result does not have."""
+        if self.switched is None:
+            return self.plan.gone
+        held, sites = self.switched.held, self.found.sites
+        return frozenset(site.name for site in sites if site.norm.running_mean not in held)
 
     @property
     def why(self) -> str:
@@ -119,6 +130,8 @@ class BatchNormFolding:
 
     def _configured(self, source: Checkpoint) -> tuple[Checkpoint, Receipt]:
         """The configuration with its switch turned, where there is one."""
+        if self.timm:
+            return reparameterize(source, self.examination)
         if self.switched is None:
             return source, Receipt("switch", "exact", kept=len(source))
         config = edited(source.config, self.switched.edits, self.examination.config)
@@ -166,9 +179,12 @@ def folding_of(
     _require_some(found, plan)
     plan = replace(plan, dtype=stored)
     graft, switched = None, None
+    timm = None
     if form == "native":
-        switched = find_switch(examination)
-        plan = native_plan(plan, found, names, switched.held)
+        timm = timm_switch(examination)
+        switched = timm or find_switch(examination)
+        if timm is None:
+            plan = native_plan(plan, found, names, switched.held)
     if form == "graft":
         graft = make_graft(examination, foldedbn_plan(found, plan), source=checkpoint.model_id)
     notes = _notes(checkpoint, examination, plan)
@@ -177,6 +193,7 @@ def folding_of(
     return BatchNormFolding(
         examination, found, plan, names, stored,
         bool(stored and widens(checkpoint, stored)), tuple(notes), graft, switched,
+        timm is not None,
     )  # fmt: skip
 
 

@@ -125,13 +125,13 @@ def batch_norms_document(folding: BatchNormFolding) -> dict[str, Any]:
             "class": site.norm.class_name,
             "kind": site.kind if site.name in folded else _left_kind(site.kind),
             "into": [m.weight for m in site.maps] if site.name in folded else [],
-            "gone": site.name in plan.gone,
+            "gone": site.name in folding.gone,
             "reason": plan.left.get(site.name) or None,
         }
         for site in folding.found.sites
     ]
     return {
-        "form": plan.form,
+        "form": "native" if folding.switched else plan.form,
         "folded": len(plan.sites),
         "left": len(plan.left),
         "merged_maps": sum(len(merge.others) for merge in plan.merges),

@@ -24,3 +24,36 @@ def test_a_timm_checkpoint_converts_and_opens_in_transformers_and_in_timm(found)
 
 def test_what_the_wrapper_cannot_open_is_refused_with_the_key_to_remove(found):
     assert "model_args" in found["unreadable"]["hint"]
+
+
+@pytest.mark.parametrize("form", ["keep", "native"])
+def test_folded_batch_norms_open_in_the_wrapper_with_timms_configuration(found, form):
+    one = found[form]
+    assert one["verdict"] == "pass"
+    assert one["left"] == 0
+    assert one["transformers"] < 1e-5
+    assert {"architecture", "pretrained_cfg"} <= set(one["kept"])
+
+
+def test_folded_batch_norms_open_in_timm(found):
+    assert found["keep"]["timm"] is not None
+    assert found["keep"]["timm"] < 1e-5
+    # timm 1.0.31 takes its own inference form of a FastViT for Apple's files, and refuses it.
+    assert found["native"]["timm"] is None
+
+
+def test_a_graft_opens_by_its_own_file_and_timm_refuses_it(found):
+    for name in ("graft", "merged"):
+        assert found[name]["verdict"] == "pass"
+        assert found[name]["transformers"] < 1e-5
+        assert found[name]["timm"] is None
+
+
+def test_branches_that_are_added_in_place_merge(found):
+    assert found["merged"]["folded"] == 40
+    assert found["merged"]["merged"] == 10
+    assert found["merged"]["stored"] < found["merged"]["source"]
+
+
+def test_an_architecture_without_an_inference_form_has_no_native_one(found):
+    assert "no key that takes BatchNorms out" in found["no switch"]
