@@ -16,7 +16,14 @@ FUNCTIONS = [
 NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["ArrangeResult", "FoldBnResult", "HealResult", "PruneResult", "RemoveLnResult", "VerifyResult"],
+    *[
+        "ArrangeResult",
+        "FoldBnResult",
+        "HealResult",
+        "PruneResult",
+        "RemoveLnResult",
+        "VerifyResult",
+    ],
     *FUNCTIONS,
 ]
 

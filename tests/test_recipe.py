@@ -120,7 +120,9 @@ SETTINGS = {
 def test_the_keys_of_a_step_are_the_options_of_its_function(surgery):
     schema, function = SURGERIES[surgery], function_of(surgery)
     parameters = set(inspect.signature(function).parameters) - SETTINGS - {"model"}
-    elsewhere = {"data"} if surgery in ("convert", "arrange", "fold_bn") else set()  # under `verify`
+    elsewhere = (
+        {"data"} if surgery in ("convert", "arrange", "fold_bn") else set()
+    )  # under `verify`
     assert set(schema.keys) == parameters - elsewhere
     needed = {
         key for key, p in inspect.signature(function).parameters.items() if p.default is p.empty

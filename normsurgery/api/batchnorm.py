@@ -163,7 +163,7 @@ def folding_of(
         names = in_memory_names(names)
         dtypes = {part.parameter: dtypes[name] for name, part in examination.names.parts.items()}
     plan = plan_folds(found, names, form="graft" if form == "graft" else "keep", dtypes=dtypes)
-    _require_some(found, plan)
+    require_some(found, plan)
     plan = replace(plan, dtype=stored)
     graft, switched = None, None
     if form == "native":
@@ -180,7 +180,8 @@ def folding_of(
     )  # fmt: skip
 
 
-def _require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
+def require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
+    """UnsupportedModelError with the reasons where no norm folds."""
     if not found.sites:
         raise UnsupportedModelError(
             "it has no BatchNorm: no module of it has running statistics",
@@ -195,9 +196,7 @@ def _require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
         )
 
 
-def _notes(
-    checkpoint: Checkpoint, examination: Examination, plan: BatchNormPlan
-) -> list[str]:
+def _notes(checkpoint: Checkpoint, examination: Examination, plan: BatchNormPlan) -> list[str]:
     notes = [INFERENCE_ONLY]
     narrow = {checkpoint[name].dtype for name in _edited(examination.names, plan)} & set(_NARROW)
     if narrow:

@@ -70,9 +70,7 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
-        depth=batch_norm_markdown(document)
-        + removal_markdown(document)
-        + depth_markdown(document),
+        depth=batch_norm_markdown(document) + removal_markdown(document) + depth_markdown(document),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
         limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),

@@ -35,7 +35,9 @@ def native_plan(
                 raise UnsupportedModelError(f"{map_.module} has no bias to take {name}", _HINT)
             biases[map_.weight] = map_
     dead = [site.norm for site in found.of("dead") if site.norm.running_mean not in held]
-    lost = {name for norm in [*dead, *(sites[name].norm for name in gone)] for name in tensors_of(norm)}
+    lost = {
+        name for norm in [*dead, *(sites[name].norm for name in gone)] for name in tensors_of(norm)
+    }
     unused = {name for norm in dead for name in _all_of(norm.name, tensors_of(norm))}
     lost |= {f"{name}.num_batches_tracked" for name in gone} | unused | merged
     lost |= {m.bias for merge in merges for m in merge.others if m.bias}

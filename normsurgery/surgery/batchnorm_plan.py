@@ -6,7 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from normsurgery.anatomy.batchnorm.sites import BatchNorm, BatchNorms, BatchNormSite, LinearMap, Merge
+from normsurgery.anatomy.batchnorm.sites import (
+    BatchNorm,
+    BatchNorms,
+    BatchNormSite,
+    LinearMap,
+    Merge,
+)
 from normsurgery.anatomy.names import NameMap
 from normsurgery.surgery.set_parameters import FLOATING
 
@@ -140,10 +146,7 @@ def _merges(
 ) -> tuple[tuple[Merge, ...], dict[str, str]]:
     """The merges that can be made, and for the others the reason why not."""
     staying = {
-        m.weight: site.name
-        for site in found.sites
-        if site.name not in gone
-        for m in site.maps
+        m.weight: site.name for site in found.sites if site.name not in gone for m in site.maps
     }
     left: dict[str, str] = {}
     merges = []

@@ -27,9 +27,7 @@ class Switch:
 
 SWITCHES = (
     # DPT, ZoeDepth, DepthPro: convolutions of the fusion blocks with a norm, or with a bias.
-    Switch(
-        "use_batch_norm_in_fusion_residual", False, {"use_bias_in_fusion_residual": True}
-    ),
+    Switch("use_batch_norm_in_fusion_residual", False, {"use_bias_in_fusion_residual": True}),
     # PP-LCNetV3: how many parallel convolutions of one size a block has.
     Switch("conv_symmetric_num", 1),
 )
@@ -83,4 +81,3 @@ def _edits(part: Mapping[str, Any], at: Key = ()) -> Iterator[tuple[Key, Any]]:
 
 def _is_on(value: Any, off: Any) -> bool:
     return bool(value) if off is False else isinstance(value, int) and value > off
-
