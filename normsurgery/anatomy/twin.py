@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,11 +208,28 @@ def randomize(model: nn.Module, *, seed: int) -> None:
                 parameter.copy_(uniform(parameter, -0.5, 0.5))
             else:
                 parameter.copy_(uniform(parameter, 0.5, 1.5))
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(uniform(buffer, -0.5, 0.5))
-            elif name.endswith("running_var"):
-                buffer.copy_(uniform(buffer, 0.5, 1.5))
+        _randomize_batch_norms(model, uniform)
+
+
+def _randomize_batch_norms(model: nn.Module, uniform: Callable[..., Tensor]) -> None:
+    """Statistics, and γ of either sign, as training leaves it; a frozen norm's γ is a buffer."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(uniform(buffer, -0.5, 0.5))
+        elif name.endswith("running_var"):
+            buffer.copy_(uniform(buffer, 0.5, 1.5))
+    for module in model.modules():
+        if hasattr(module, "running_var"):
+            _randomize_affine(module, uniform)
+
+
+def _randomize_affine(module: nn.Module, uniform: Callable[..., Tensor]) -> None:
+    weight, bias = (getattr(module, key, None) for key in ("weight", "bias"))
+    if isinstance(weight, Tensor):
+        negative = uniform(weight, 0, 1) < 0.25
+        weight.copy_(uniform(weight, 0.5, 1.5).masked_fill(negative, -0.75))
+    if isinstance(bias, Tensor):
+        bias.copy_(uniform(bias, -0.5, 0.5))
 
 
 def relative_error(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:
