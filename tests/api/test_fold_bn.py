@@ -150,7 +150,7 @@ def test_a_merged_graft_is_smaller_and_its_file_says_what_it_merged(made, family
     sizes = [(d / "model.safetensors").stat().st_size for d in (family("pp_lcnet_v3"), directory)]
     assert sizes[1] < sizes[0] / 2
     text = (directory / "modeling_foldedbn.py").read_text()
-    assert "class Silent" in text and "one convolution holds what parallel ones gave" in text
+    assert "class Silent" in text and "One convolution holds what parallel ones gave" in text
 
 
 def test_the_modeling_file_is_tidy(made):
