@@ -89,6 +89,7 @@ _LCNET = {"backbone_config": {
     ],
 }}  # fmt: skip
 _WIDTHS = {"layer_list_out_channels": [96, 96, 192, 384]}
+_LW_VIT = {"backbone_config": {"model_type": "lw_detr_vit", "out_indices": [2, 4, 5, 9]}}
 _UVDOC = {"backbone_config": {
     "model_type": "uvdoc_backbone", "out_features": [f"stage{number}" for number in range(1, 7)],
 }}  # fmt: skip
@@ -165,6 +166,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_flagged("mask2former", "Mask2FormerForUniversalSegmentation", "ResNet-50", **_RESNET_4),
     *_flagged("maskformer", "MaskFormerForInstanceSegmentation", "ResNet-50", **_RESNET_4),
     *_flagged("mm_grounding_dino", "MMGroundingDinoForObjectDetection", "ResNet-50", **_RESNET_50),
+    *_flagged("lw_detr", "LwDetrForObjectDetection", "", **_LW_VIT),
     *_plain("mobilenet_v1", "MobileNetV1ForImageClassification"),
     *_plain("mobilenet_v2", "MobileNetV2ForImageClassification",
             "MobileNetV2ForSemanticSegmentation"),
