@@ -136,7 +136,11 @@ Device = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Text to verify on. [default: a public-domain sample]"),
+    typer.Option(
+        metavar="FILE",
+        help="Text to verify on; images, .wav or .npz (a file or a folder) where the model reads "
+        "these. [default: a public-domain text, or random inputs]",
+    ),
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compare.")]
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")]
