@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from normsurgery.checkpoint import Checkpoint
-from normsurgery.surgery.receipt import Receipt
+from torch import Tensor
 
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.surgery.receipt import Receipt, receipt_of
+
+Inputs = Mapping[str, Tensor]
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
 
 # The order in which folds compose, whatever order they are asked for in.
@@ -49,7 +52,8 @@ class FoldPlan:
     """A fold that applies. name: the word of `--what`. count: how many sites it changes.
 
     left: site → why it stays as it is. wrong: the same fold made wrongly in one way, by name, for
-    the proof's negative control.
+    the proof's negative control. inputs: what the result is given where the source is given its
+    inputs; None: the same.
     """
 
     name: str
@@ -58,3 +62,12 @@ class FoldPlan:
     left: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     wrong: Mapping[str, Step] = field(default_factory=dict)
+    inputs: Callable[[Inputs], dict[str, Tensor]] | None = None
+
+
+def fold_receipt(
+    name: str, source: Checkpoint, result: Checkpoint, count: int
+) -> tuple[Checkpoint, Receipt]:
+    """The result of a fold, with its receipt. count: how many sites changed."""
+    changed = [one for one in result if one in source and result[one] is not source[one]]
+    return result, receipt_of(name, source, result, changed=changed, parameters={"folded": count})
