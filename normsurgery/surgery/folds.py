@@ -71,3 +71,15 @@ def fold_receipt(
     """The result of a fold, with its receipt. count: how many sites changed."""
     changed = [one for one in result if one in source and result[one] is not source[one]]
     return result, receipt_of(name, source, result, changed=changed, parameters={"folded": count})
+
+
+def said(left: Mapping[str, str]) -> str:
+    """Sites that are left, with their reasons, in one line: sites of one reason together."""
+    sites: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        sites.setdefault(reason, []).append(name)
+    return "; ".join(f"{_some(names)}: {reason}" for reason, names in sites.items())
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
