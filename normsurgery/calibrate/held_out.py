@@ -42,7 +42,7 @@ def outputs_of(model: nn.Module, samples: Samples) -> list[dict[str, Tensor]]:
     return [_floating(run(model, batch)) for batch in samples.batches(_ROWS)]
 
 
-def held_out(
+def measured(
     outputs: Sequence[dict[str, Tensor]],
     samples: Samples,
     reference: Sequence[dict[str, Tensor]] | None,

@@ -67,9 +67,7 @@ def reinserted(folded: NormValues, original: NormValues, *, producer: bool) -> N
     return NormValues(mean, variance, scale, shift + gain * mean, folded.eps)
 
 
-def values_of(
-    checkpoint: Checkpoint, names: NameMap, norm: BatchNorm
-) -> NormValues:
+def values_of(checkpoint: Checkpoint, names: NameMap, norm: BatchNorm) -> NormValues:
     """The norm's numbers as they are stored."""
 
     def read(parameter: str | None, instead: float) -> Tensor:

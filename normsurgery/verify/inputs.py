@@ -147,7 +147,9 @@ def _given(request: _Request, directory: Path, data: Path, trust_remote_code: bo
         limit=_GIVEN_SAMPLES, seed=request.seed, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     batches = tuple(
-        Batch(_sampled(request, request.seed, len(batch)).inputs | batch.inputs, labels=batch.labels)
+        Batch(
+            _sampled(request, request.seed, len(batch)).inputs | batch.inputs, labels=batch.labels
+        )
         for batch in samples.batches(_ROWS)
     )
     return Plan(batches, None, "samples", samples.notes)
