@@ -73,6 +73,10 @@ SURGERIES: Mapping[str, Surgery] = {
             "dtype": _DTYPES,
         },
     ),
+    "fold_bn": Surgery(
+        {"form": _TEXT, **_STORED},
+        choices={"form": ("keep", "native", "graft"), "dtype": _DTYPES},
+    ),
     "prune": Surgery(
         {
             "drop": (str, int),

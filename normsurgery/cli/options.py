@@ -15,6 +15,7 @@ MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "
 SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
 ObjectiveName: TypeAlias = Literal["squares", "cosine"]
 HealName: TypeAlias = Literal["none", "sequential"]
+BatchNormFormName: TypeAlias = Literal["keep", "native", "graft"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 
 Model = Annotated[
@@ -117,6 +118,14 @@ Stack = Annotated[
     typer.Option(
         metavar="NAME",
         help="Which row of blocks, where there are several: encoder, decoder, vision, or its path.",
+    ),
+]
+BatchNormForm = Annotated[
+    BatchNormFormName,
+    typer.Option(
+        help="What is written: keep has the source's names and shapes, with norms that only add; "
+        "native switches the norms off in the source's own class, where its configuration can; "
+        "graft has no norms, merges parallel convolutions and comes with a modeling file."
     ),
 ]
 DType = Annotated[
