@@ -117,11 +117,14 @@ def plan_inputs(
     layout: which candidate of `example_candidates` the model takes (see `chosen_layout`).
     """
     request = _Request(model, tokens, max_length, seed, padding, layout)
+    if data is not None and is_array_source(data):
+        return _given(request, directory, data, trust_remote_code)
     samples = _example(request, batch=2, length=max_length)
     ids_name = next((n for n in ("input_ids", "decoder_input_ids") if n in samples), None)
     if ids_name is None or not _is_free_text(request, samples, samples[ids_name]):
         if data is not None:
-            return _given(request, directory, data, trust_remote_code)
+            taken = getattr(model, "main_input_name", "no text")
+            raise UsageError(f"the model takes {taken}, {data.name} is none", f"give {FORMATS}")
         batches = tuple(_sampled(request, seed + i) for i in range(_SAMPLES // _ROWS))
         return Plan(batches, None, "random")
     length = samples[ids_name].shape[1]
@@ -139,20 +142,23 @@ def plan_inputs(
 
 def _given(request: _Request, directory: Path, data: Path, trust_remote_code: bool) -> Plan:
     """The user's own samples, with whatever else the model's forward asks for."""
-    if not is_array_source(data):
-        taken = getattr(request.model, "main_input_name", "no text")
-        raise UsageError(f"the model takes {taken}, {data.name} is none", f"give {FORMATS}")
     samples = read_arrays(
         data, request.model, directory,
         limit=_GIVEN_SAMPLES, seed=request.seed, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     batches = tuple(
-        Batch(
-            _sampled(request, request.seed, len(batch)).inputs | batch.inputs, labels=batch.labels
-        )
+        Batch(_made_up(request, len(batch)) | batch.inputs, labels=batch.labels)
         for batch in samples.batches(_ROWS)
     )
     return Plan(batches, None, "samples", samples.notes)
+
+
+def _made_up(request: _Request, rows: int) -> dict[str, Tensor]:
+    """A forward's other arguments; none where the configuration says too little of them."""
+    try:
+        return _sampled(request, request.seed, rows).inputs
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError):
+        return {}
 
 
 class _Host:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normsurgery.anatomy.inputs import example_candidates
+from normsurgery.anatomy.twin import Examples
 from normsurgery.calibrate.arrays.read import read_arrays
 
 _UNKNOWN = (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError)
@@ -51,6 +52,21 @@ def example_inputs_from(
         own = {n: fitted(v, made[n].shape) if n in made else v for n, v in given.items()}
         yield placed({**made, **own})
     yield placed(given)
+
+
+def examples_of(path: str | Path, directory: Path, *, trust_remote_code: bool = False) -> Examples:
+    """What `examine(checkpoint, examples=…)` takes: the twin's inputs, made of this file.
+
+    directory: the checkpoint's, for its processor.
+    """
+
+    def examples(model: Any, batch: int, length: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        return example_inputs_from(
+            path, model, directory, batch=batch, length=length, seed=seed,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+
+    return examples
 
 
 def fitted(value: Tensor, shape: torch.Size) -> Tensor:

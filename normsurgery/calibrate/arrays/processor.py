@@ -45,7 +45,7 @@ class Preparer:
         UsageError where the processor refuses the image.
         """
         if self.own is None:
-            return {self.target.main: self._plain(pixels)}
+            return {self.target.argument_for("images"): self._plain(pixels)}
         try:
             with quiet():
                 made = self.own(images=pixels, input_data_format="channels_last",
@@ -60,7 +60,7 @@ class Preparer:
         UsageError where the sampling rate is not the extractor's.
         """
         if self.own is None:
-            return {self.target.main: torch.from_numpy(samples)[None]}
+            return {self.target.argument_for("sounds"): torch.from_numpy(samples)[None]}
         wanted = getattr(self.own, "sampling_rate", rate)
         if wanted != rate:
             raise UsageError(

@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from normsurgery.errors import UsageError
+
+_ARGUMENTS = {
+    "images": ("pixel_values", "pixel_values_images", "image", "images", "x"),
+    "sounds": ("input_values", "audio_values", "input_features", "x"),
+}
 _GENERIC = "LABEL_"  # transformers' names of classes that nobody named
 
 
@@ -38,6 +44,17 @@ class Target:
             _setting(config, "num_channels") or 3,
             {str(name): int(number) for name, number in labels.items()},
         )
+
+    def argument_for(self, kind: str) -> str:
+        """The argument that takes plain "images" or "sounds"; UsageError where none does."""
+        likely = _ARGUMENTS[kind]
+        found = next((name for name in (self.main, *likely) if name in likely), None)
+        if found is None or found not in self.accepted:
+            raise UsageError(
+                f"the model takes no {kind}: its input is {self.main}",
+                "give data of the kind that the model reads",
+            )
+        return found
 
     def numbers_of(self, folders: Sequence[str]) -> tuple[int, ...] | str:
         """The class of each sub-folder name; or, as a string, why the names are no labels.
