@@ -14,6 +14,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.digits import train_classifier
 from tests.families import build
 
 settings.register_profile("fixed", derandomize=True)  # the same examples in every run
@@ -39,6 +40,19 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             built[key] = root / f"{family}-{dtype}-{seed}"
             build(family, built[key], seed=seed, dtype=dtype)
         return built[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`classifier(name)` → a checkpoint of `tests.digits`, trained once a session; read only."""
+    root = tmp_path_factory.mktemp("classifiers")
+
+    def make(name: str) -> Path:
+        if not (root / name).exists():
+            train_classifier(name, root / name)
+        return root / name
 
     return make
 
