@@ -17,6 +17,7 @@ from normsurgery.report.card_removal import (
     removal_markdown,
 )
 from normsurgery.report.checks import checks, forms_of
+from normsurgery.report.folding import fold_heading, fold_markdown
 from normsurgery.report.front_matter import merged, split
 from normsurgery.report.loading import custom_code, loading_lines
 from normsurgery.report.markdown import cell, row
@@ -69,7 +70,7 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
-        depth=removal_markdown(document) + depth_markdown(document),
+        depth=removal_markdown(document) + fold_markdown(document) + depth_markdown(document),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
         limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
@@ -105,6 +106,8 @@ def _heading(document: Mapping[str, Any]) -> str:
     without = removal_heading(document)
     if without:
         return f"{name} {without}"
+    if fold_heading(document):
+        return f"{name}, {fold_heading(document)}"
     changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
     if changes:
         return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from normsurgery.report.folding import fold_sections
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.prune import depth_facts, depth_sections
@@ -40,6 +41,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
         parts += section("Alternatives", _alternatives(target["alternatives"]))
     parts += section("Steps", _steps(document["receipts"])) if document["receipts"] else []
     parts += removal_sections(document)
+    parts += fold_sections(document)
     parts += depth_sections(document)
     if document.get("proof"):
         parts += section("Proof on a tiny random twin", _proof(document["proof"]))
