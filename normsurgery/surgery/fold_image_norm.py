@@ -49,7 +49,7 @@ _OTHERWISE = {
 }
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Why the fold does not apply."""
 
 
@@ -95,7 +95,7 @@ def plan_image_norm(
             reason = f"the processor speaks of {len(pixels.mean)} channels, the model of {channels}"
         if reason:
             return reason
-    except _Refused as error:
+    except _RefusedError as error:
         return str(error)
     step = partial(_folded, names=examination.names, stems=stems, pixels=pixels)
     return FoldPlan(
@@ -111,40 +111,48 @@ def plan_image_norm(
 
 
 def _stems(examination: Examination) -> list[Stem]:
-    """The convolutions that read the picture. Raises _Refused where something else does."""
+    """The convolutions that read the picture. Raises _RefusedError where something else does."""
     picture = examination.twin.inputs.get(PICTURE)
     recorded = trace_of(examination.twin)
     start = next((n for n in recorded.nodes if picture is not None and n.value is picture), None)
     if start is None or picture is None or picture.dim() < 4:
-        raise _Refused("it takes no pictures")
-    found: dict[str, Stem] = {}
-    queue = [(start, axis, axis) for axis in range(picture.dim() - 2)]
-    reached: set[Node] = set()
+        raise _RefusedError("it takes no pictures")
+    reads = _reads(start, picture.dim() - 2)
+    found = {
+        stem.weight: stem
+        for linear, axis, origin in reads
+        if (stem := _stem(linear, axis, origin)) is not None
+    }
+    nodes = {linear.node for linear, _, _ in reads}
+    if not found or len({stem.axis for stem in found.values()}) > 1:
+        where = next((node.module for node in nodes), "nothing")
+        raise _RefusedError(f"{where} reads it, and not as a plain convolution over its channels")
+    for stem in found.values():
+        if any(node not in nodes for node in recorded.parameters[stem.weight].consumers):
+            raise _RefusedError(f"{stem.weight} is read elsewhere too")
+    return list(found.values())
+
+
+def _reads(start: Node, axes: int) -> list[tuple[Linear, int, int]]:
+    """Every linear that reads the picture, with the axis there of each of its first `axes` axes,
+    and that axis itself. Raises _RefusedError where something else reads it."""
+    found = []
+    queue = [(start, axis, axis) for axis in range(axes)]
     seen: set[tuple[Node, int]] = set()
     while queue:
         node, axis, origin = queue.pop()
         for consumer in node.consumers:
             linear = as_linear(consumer)
             if linear is not None and linear.argument is node:
-                stem = _stem(linear, axis, origin)
-                reached.add(consumer)
-                if stem is not None:
-                    found[stem.weight] = stem
-            elif consumer.op in _MOVES:
-                position = child_axis(consumer, node, axis)
-                if position is not None and (consumer, position) not in seen:
+                found.append((linear, axis, origin))
+            elif consumer.op not in _MOVES:
+                where = consumer.module or "the model"
+                raise _RefusedError(f"{where} reads it with {consumer.op}")
+            elif (position := child_axis(consumer, node, axis)) is not None:
+                if (consumer, position) not in seen:
                     seen.add((consumer, position))
                     queue.append((consumer, position, origin))
-            else:
-                raise _Refused(f"{consumer.module or 'the model'} reads it with {consumer.op}")
-    if not found or len({stem.axis for stem in found.values()}) > 1:
-        where = next((node.module for node in reached), "nothing")
-        raise _Refused(f"{where} reads it, and not as a plain convolution over its channels")
-    for stem in found.values():
-        use = recorded.parameters[stem.weight].consumers
-        if any(node not in reached for node in use):
-            raise _Refused(f"{stem.weight} is read elsewhere too")
-    return list(found.values())
+    return found
 
 
 def _stem(linear: Linear, axis: int, origin: int) -> Stem | None:
@@ -155,15 +163,15 @@ def _stem(linear: Linear, axis: int, origin: int) -> Stem | None:
     if axis != read.dim() - held.dim() + 1:
         return None
     if _pads(node):
-        raise _Refused(
+        raise _RefusedError(
             f"{node.module} pads with zeros, and its border would see another constant"
         )
     weight = stored(linear.weight, linear.in_dim, node)
     bias = stored(linear.bias, 0, node) if linear.bias is not None else None
     if weight is None:
-        raise _Refused(f"{node.module} computes its weight when it runs")
+        raise _RefusedError(f"{node.module} computes its weight when it runs")
     if bias is None:
-        raise _Refused(f"{node.module} has no bias to take the mean")
+        raise _RefusedError(f"{node.module} has no bias to take the mean")
     return Stem(weight.name, bias.name, weight.axis, origin)
 
 
@@ -192,7 +200,7 @@ def _files(source: Checkpoint) -> dict[str, dict[str, Any]]:
         try:
             values = json.loads(text)
         except ValueError:
-            raise _Refused(f"{name} is not JSON") from None
+            raise _RefusedError(f"{name} is not JSON") from None
         if isinstance(values, dict) and _part(values) is not None:
             found[name] = values
     return found
@@ -206,25 +214,25 @@ def _part(values: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _pixels(checkpoint: Checkpoint) -> Pixels:
-    """What the processor does. Raises _Refused where it normalizes nothing, or does more."""
+    """What the processor does. Raises _RefusedError where it normalizes nothing, or does more."""
     files = _files(checkpoint)
     if not files:
-        raise _Refused("the checkpoint has no image processor (preprocessor_config.json)")
+        raise _RefusedError("the checkpoint has no image processor (preprocessor_config.json)")
     part = dict(_part(next(iter(files.values()))) or {})
     wanted = ("do_normalize", "image_mean", "image_std", "do_rescale", "rescale_factor")
     if any(part.get(key) is None for key in wanted):
         part = {**_defaults(checkpoint, wanted), **{k: v for k, v in part.items() if v is not None}}
     for key, what in _OTHERWISE.items():
         if part.get(key):
-            raise _Refused(f"the image processor {what} ({key})")
+            raise _RefusedError(f"the image processor {what} ({key})")
     if not part["do_normalize"]:
-        raise _Refused("the image processor does not normalize (do_normalize)")
+        raise _RefusedError("the image processor does not normalize (do_normalize)")
     mean, std = (_numbers(part[key], key) for key in ("image_mean", "image_std"))
     if len(mean) != len(std) or not all(std):
-        raise _Refused("image_mean and image_std of the image processor do not fit each other")
+        raise _RefusedError("image_mean and image_std of the image processor do not fit each other")
     rescale = float(part["rescale_factor"]) if part["do_rescale"] else 1.0
     if not rescale:
-        raise _Refused("the image processor's rescale_factor is zero")
+        raise _RefusedError("the image processor's rescale_factor is zero")
     return Pixels(mean, std, rescale)
 
 
@@ -238,14 +246,14 @@ def _defaults(checkpoint: Checkpoint, wanted: Sequence[str]) -> dict[str, Any]:
         return {key: getattr(made, key) for key in wanted}
     except Exception as error:  # whatever its class raises, or lacks
         reason = " ".join(str(error).split())[:120]
-        raise _Refused(f"the image processor cannot be opened: {reason}") from error
+        raise _RefusedError(f"the image processor cannot be opened: {reason}") from error
 
 
 def _numbers(value: Any, key: str) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in value)
     except (TypeError, ValueError):
-        raise _Refused(f"{key} of the image processor is {value!r}") from None
+        raise _RefusedError(f"{key} of the image processor is {value!r}") from None
 
 
 def _raw(inputs: Inputs, *, pixels: Pixels, axis: int) -> dict[str, Tensor]:
@@ -275,9 +283,7 @@ def _folded(
             result = plus_product(
                 result, names, stem.bias, stem.weight, lambda: pixels.shift, in_dim=stem.in_dim
             )
-        result = scaled_along(
-            result, names, stem.weight, lambda: pixels.gain, axis=stem.in_dim
-        )
+        result = scaled_along(result, names, stem.weight, lambda: pixels.gain, axis=stem.in_dim)
     files = {name: _without_normalization(values) for name, values in _files(source).items()}
     result = result.with_files(files)
     return fold_receipt("image-norm", source, result, len(stems))
