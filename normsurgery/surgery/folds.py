@@ -49,7 +49,7 @@ class FoldPlan:
     """A fold that applies. name: the word of `--what`. count: how many sites it changes.
 
     left: site → why it stays as it is. wrong: the same fold made wrongly in one way, by name, for
-    the proof's negative control.
+    the proof's negative control. without: outputs of the model that do not keep their values.
     """
 
     name: str
@@ -58,3 +58,4 @@ class FoldPlan:
     left: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     wrong: Mapping[str, Step] = field(default_factory=dict)
+    without: tuple[str, ...] = ()

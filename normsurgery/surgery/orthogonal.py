@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import torch
@@ -46,6 +46,7 @@ class Rotation:
             return self._transform(inner) / self.width
         return self._transform(rows * self._signs) / math.sqrt(self.width)
 
+    @cached_property
     def sha256(self) -> str:
         """Of Q's float64 values, row by row, little-endian."""
         digest = hashlib.sha256()
@@ -62,7 +63,7 @@ class Rotation:
         """What it takes to make it again, and what must come out."""
         return {
             "kind": self.kind, "width": self.width, "seed": self.seed,
-            "keeps_ones": self.keeps_ones, "sha256": self.sha256(),
+            "keeps_ones": self.keeps_ones, "sha256": self.sha256,
         }  # fmt: skip
 
     def _rows(self, rows: slice) -> Tensor:
@@ -105,6 +106,7 @@ class Rotation:
         return rows.reshape(shape)
 
 
+@lru_cache(maxsize=8)
 def rotation(kind: Kind, width: int, seed: int, *, keeps_ones: bool = False) -> Rotation:
     """The rotation asked for; a random one where no Hadamard matrix of that order is known."""
     if kind == "hadamard" and hadamard_factors(width) is None:
