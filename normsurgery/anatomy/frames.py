@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from normsurgery.anatomy.axes import ADDITIONS, MOVES, SCALINGS
-from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.linears import Stored, as_linear, stored
 from normsurgery.anatomy.model import Anatomy
 from normsurgery.anatomy.norms import Norm, find_norms
+from normsurgery.anatomy.push import trace_of
 from normsurgery.anatomy.region import Region, nonzero, passed_on, step_back
 from normsurgery.anatomy.sites import common_module, place
-from normsurgery.anatomy.trace import NORM, Node, Trace, trace
+from normsurgery.anatomy.trace import NORM, Node, Trace
 from normsurgery.anatomy.twin import Twin
 from normsurgery.anatomy.writers import shared_uses, writer_of
 
@@ -64,8 +64,7 @@ def read_frames(twin: Twin, anatomy: Anatomy) -> tuple[Frame, ...]:
     keep the all-ones vector together.
     """
     norms = find_norms(twin.model, twin.shapes)
-    with Float64():
-        recorded = trace(twin.model, twin.inputs, norms=set(norms))
+    recorded = trace_of(twin)
     reading = {name for stream in anatomy.streams for name in stream.sites}
     walks: list[_Walk] = []
     for node in recorded.norm_nodes():
@@ -75,7 +74,11 @@ def read_frames(twin: Twin, anatomy: Anatomy) -> tuple[Frame, ...]:
             walks.append(_Walk(recorded, norms))
             walks[-1].run(node)
     _refuse_shared(recorded, walks)
-    unread = [n for n, _ in twin.model.named_parameters() if n not in recorded.parameters]
+    unread = [
+        name
+        for name, _ in twin.model.named_parameters()
+        if name not in recorded.parameters and name.rpartition(".")[0] not in norms
+    ]
     return tuple(_with_siblings(frame, unread) for frame in _in_step([w.frame() for w in walks]))
 
 

@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from normsurgery.checkpoint import Checkpoint
-from normsurgery.surgery.receipt import Receipt
+from torch import Tensor
 
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.surgery.receipt import Receipt, receipt_of
+
+Inputs = Mapping[str, Tensor]
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
 
 # The order in which folds compose, whatever order they are asked for in.
@@ -49,7 +52,8 @@ class FoldPlan:
     """A fold that applies. name: the word of `--what`. count: how many sites it changes.
 
     left: site → why it stays as it is. wrong: the same fold made wrongly in one way, by name, for
-    the proof's negative control. without: outputs of the model that do not keep their values.
+    the proof's negative control. inputs: what the result is given where the source is given its
+    inputs; None: the same. without: outputs of the model that do not keep their values.
     """
 
     name: str
@@ -58,4 +62,25 @@ class FoldPlan:
     left: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     wrong: Mapping[str, Step] = field(default_factory=dict)
+    inputs: Callable[[Inputs], dict[str, Tensor]] | None = None
     without: tuple[str, ...] = ()
+
+
+def fold_receipt(
+    name: str, source: Checkpoint, result: Checkpoint, count: int
+) -> tuple[Checkpoint, Receipt]:
+    """The result of a fold, with its receipt. count: how many sites changed."""
+    changed = [one for one in result if one in source and result[one] is not source[one]]
+    return result, receipt_of(name, source, result, changed=changed, parameters={"folded": count})
+
+
+def said(left: Mapping[str, str]) -> str:
+    """Sites that are left, with their reasons, in one line: sites of one reason together."""
+    sites: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        sites.setdefault(reason, []).append(name)
+    return "; ".join(f"{_some(names)}: {reason}" for reason, names in sites.items())
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

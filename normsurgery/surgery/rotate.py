@@ -9,20 +9,18 @@ Refuses: gains that could not be folded, a stream that something other than a st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.frames import Frame, Turn, read_frames
 from normsurgery.anatomy.names import NameMap
-from normsurgery.anatomy.norms import Norm
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import SurgeryError, UnsupportedModelError
 from normsurgery.surgery.centre import checked_float
 from normsurgery.surgery.fold_norm import why_not_foldable
-from normsurgery.surgery.folds import FoldOptions, FoldPlan
+from normsurgery.surgery.folds import FoldOptions, FoldPlan, Step
 from normsurgery.surgery.orthogonal import Kind, Rotation, Spin, rotation, spun
 from normsurgery.surgery.receipt import Receipt, receipt_of
 from normsurgery.surgery.rotate_heads import HeadSite, Pieces, pieces_of, read_head_sites
@@ -44,11 +42,11 @@ def plan_rotate(
         return "no norm reads a residual stream"
     names = examination.names
     folds = "norm" in options.what
-    reasons = {f.part or "the model": _why_not(f, examination, names, folds) for f in frames}
-    chosen = [f for f in frames if not reasons[f.part or "the model"]]
-    left = {part: reason for part, reason in reasons.items() if reason}
+    reasons = [_why_not(frame, examination, names, folds) for frame in frames]
+    chosen = [frame for frame, reason in zip(frames, reasons, strict=True) if not reason]
     if not chosen:
-        return next(iter(left.values()))
+        return reasons[0]
+    left = {f.part or "the model": why for f, why in zip(frames, reasons, strict=True) if why}
     heads, plain = _head_sites(checkpoint, examination)
     left |= plain
     turning = _Turning(
@@ -206,7 +204,7 @@ class _Turning:
         return list(made)
 
 
-def _wrong(turning: _Turning) -> dict[str, Callable[[Checkpoint], tuple[Checkpoint, Receipt]]]:
+def _wrong(turning: _Turning) -> dict[str, Step]:
     """The rotation with something forgotten."""
     turns = turning.frames[0].turns
     tied = _tied(turning.frames[0])
@@ -214,7 +212,7 @@ def _wrong(turning: _Turning) -> dict[str, Callable[[Checkpoint], tuple[Checkpoi
     writers = [turn for turn in matrices if turn.writes and turn.parameter not in tied]
     readers = [turn for turn in matrices if not turn.writes]
     forgotten = {"a writer unrotated": writers[-1:], "a reader unrotated": readers[:1]}
-    wrong = {
+    wrong: dict[str, Step] = {
         how: partial(turning.step, without={(turn.parameter, turn.axis) for turn in some})
         for how, some in forgotten.items()
         if some

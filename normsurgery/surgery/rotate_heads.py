@@ -20,7 +20,7 @@ from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
 
 Rule = tuple[str, str, str]  # where in the configuration, the key of heads, that of value heads
-# Rows of the values' linear in heads, as (of queries, of keys or values): v alone, k and v, q, k, v.
+# Rows of the values' linear, in heads (of queries, of keys or values): v; k and v; q, k and v.
 _ROWS = ((0, 1), (0, 2), (1, 2))
 
 
