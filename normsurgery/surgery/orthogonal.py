@@ -40,8 +40,8 @@ class Rotation:
     def of(self, rows: Tensor) -> Tensor:
         """Q v of every row v: [..., width] in float64 → the same shape."""
         if self.kind == "random":
-            turned: Tensor = rows @ self._dense.T
-            return turned
+            dense: Tensor = self._dense
+            return torch.matmul(rows, dense.T)
         if self.keeps_ones:
             inner = self._transform(rows, transposed=True) * self._signs
             return self._transform(inner) / self.width

@@ -41,8 +41,7 @@ def plan_rotate(
     if not frames:
         return "no norm reads a residual stream"
     names = examination.names
-    folds = "norm" in options.what
-    reasons = [_why_not(frame, examination, names, folds) for frame in frames]
+    reasons = [_why_not(frame, examination, options.what) for frame in frames]
     chosen = [frame for frame, reason in zip(frames, reasons, strict=True) if not reason]
     if not chosen:
         return reasons[0]
@@ -64,10 +63,11 @@ def plan_rotate(
 # -- whether it applies -----------------------------------------------------------------------
 
 
-def _why_not(frame: Frame, examination: Examination, names: NameMap, folds: bool) -> str:
-    """Why this frame cannot be rotated, or ""."""
+def _why_not(frame: Frame, examination: Examination, what: Collection[str]) -> str:
+    """Why this frame cannot be rotated, or "". what: all folds that run together."""
     if frame.why_not:
         return frame.why_not[0]
+    names = examination.names
     gains = [norm for norm in frame.norms if norm.weight]
     tied = _tied(frame)
     for norm in gains:
@@ -80,9 +80,9 @@ def _why_not(frame: Frame, examination: Examination, names: NameMap, folds: bool
             )
         if reason:
             return f"γ of {norm.name} cannot be folded: {reason}"
-    if gains and not folds:
+    if gains and "norm" not in what:
         return f"{gains[0].name} has a gain, which must be folded first: --what norm,rotate"
-    if frame.scales and not folds:
+    if frame.scales and "layerscale" not in what:
         return f"{frame.scales[0]} must be folded first: --what layerscale,norm,rotate"
     return ""
 
@@ -152,17 +152,13 @@ class _Turning:
     def step(
         self, source: Checkpoint, *, without: Collection[tuple[str, int]] = ()
     ) -> tuple[Checkpoint, Receipt]:
-        """Rotate. without: (parameter, axis) that are left out, which makes the result wrong.
-
-        Raises UnsupportedModelError where a gain is still there.
-        """
+        """Rotate. without: (parameter, axis) that are left out, which makes the result wrong."""
         names = self.examination.names
         spins: Spins = {}
         streams = []
         for frame in self.frames:
-            _check_gains(source, names, frame)
             stream = self._rotation(source, frame)
-            streams.append({"part": frame.part, **stream.to_dict()})
+            streams.append({"part": frame.part, "blocks": self._blocks(frame), **stream.to_dict()})
             for turn in frame.turns:
                 if (turn.parameter, turn.axis) not in without:
                     _add(spins, source, names, turn.parameter, Spin(stream, turn.axis), frame.turns)
@@ -177,6 +173,12 @@ class _Turning:
             "attentions": len(self.heads),
         }
         return result, receipt_of(_NAME, source, result, changed=edits, parameters=parameters)
+
+    def _blocks(self, frame: Frame) -> list[str]:
+        """The lists of repeated layers that the frame's stream passes."""
+        lists = self.examination.anatomy.blocks
+        names = [norm.name for norm in frame.norms]
+        return [one.name for one in lists if any(n.startswith(f"{one.name}.") for n in names)]
 
     def _rotation(self, source: Checkpoint, frame: Frame) -> Rotation:
         width = _width(source, self.examination.names, frame)
@@ -245,21 +247,6 @@ def _width(source: Checkpoint, names: NameMap, frame: Frame) -> int:
     width = widths.pop()
     assert width is not None
     return width
-
-
-def _check_gains(source: Checkpoint, names: NameMap, frame: Frame) -> None:
-    """Refuse a per-channel gain that is still there: Q does not commute with it."""
-    held: list[tuple[str, str]] = [
-        (norm.weight_name, "norm") for norm in frame.norms if norm.weight_name
-    ]
-    held += [(scale, "layerscale") for scale in frame.scales]
-    for parameter, fold in held:
-        gain = source[names.on_disk(parameter)[0][0]].load()
-        if gain.numel() > 1 and not bool((gain == gain.flatten()[0]).all()):
-            raise UnsupportedModelError(
-                f"{parameter} is not one number, and no rotation commutes with it",
-                f"--what {fold},rotate folds it first, where it can be folded",
-            )
 
 
 def _add(
