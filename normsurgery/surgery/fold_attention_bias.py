@@ -36,7 +36,9 @@ from normsurgery.surgery.edits import (
 from normsurgery.surgery.folds import FoldOptions, FoldPlan, fold_receipt, said
 from normsurgery.surgery.receipt import Receipt
 
-_MIXES = {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention"}
+_MIXES = {
+    "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
+}  # fmt: skip
 _SAME = 1e-9
 
 
