@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from normsurgery.surgery.hadamard import hadamard, hadamard_factors
 
@@ -40,8 +41,7 @@ class Rotation:
     def of(self, rows: Tensor) -> Tensor:
         """Q v of every row v: [..., width] in float64 → the same shape."""
         if self.kind == "random":
-            dense: Tensor = self._dense
-            return torch.matmul(rows, dense.T)
+            return linear(rows, self._dense)
         if self.keeps_ones:
             inner = self._transform(rows, transposed=True) * self._signs
             return self._transform(inner) / self.width

@@ -15,10 +15,12 @@ from functools import partial
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.frames import Frame, Turn, read_frames
+from normsurgery.anatomy.model import NormSite
 from normsurgery.anatomy.names import NameMap
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import SurgeryError, UnsupportedModelError
 from normsurgery.surgery.centre import checked_float
+from normsurgery.surgery.fold_gain import fold_gains, why_no_gain_folds
 from normsurgery.surgery.fold_norm import why_not_foldable
 from normsurgery.surgery.folds import FoldOptions, FoldPlan, Step
 from normsurgery.surgery.orthogonal import Kind, Rotation, Spin, rotation, spun
@@ -40,22 +42,21 @@ def plan_rotate(
     frames = read_frames(examination.twin, examination.anatomy)
     if not frames:
         return "no norm reads a residual stream"
-    names = examination.names
-    reasons = [_why_not(frame, examination, options.what) for frame in frames]
-    chosen = [frame for frame, reason in zip(frames, reasons, strict=True) if not reason]
+    looks = [_look(frame, checkpoint, examination, options.what) for frame in frames]
+    chosen = [look.frame for look in looks if not look.why_not]
     if not chosen:
-        return reasons[0]
-    left = {f.part or "the model": why for f, why in zip(frames, reasons, strict=True) if why}
+        return looks[0].why_not
+    left = {look.frame.part or "the model": look.why_not for look in looks if look.why_not}
+    gains = [site for look in looks if not look.why_not for site in look.gains]
     heads, plain = _head_sites(checkpoint, examination)
-    left |= plain
     turning = _Turning(
-        examination, tuple(chosen), tuple(heads), options.rotation, options.seed
-    )  # fmt: skip
+        examination, tuple(chosen), tuple(gains), tuple(heads), options.rotation, options.seed
+    )
     shown = tuple(dict.fromkeys(name for frame in chosen for name in frame.shown))
     turned = {turn.parameter for frame in chosen for turn in frame.turns}
     return FoldPlan(
-        _NAME, turning.step, len(turned), left=left, without=shown,
-        notes=tuple(_notes(checkpoint, names, chosen, heads, shown, options.rotation)),
+        _NAME, turning.step, len(turned), left=left | plain, without=shown,
+        notes=tuple(_notes(checkpoint, examination.names, turning, shown)),
         wrong=_wrong(turning),
     )  # fmt: skip
 
@@ -63,28 +64,49 @@ def plan_rotate(
 # -- whether it applies -----------------------------------------------------------------------
 
 
-def _why_not(frame: Frame, examination: Examination, what: Collection[str]) -> str:
-    """Why this frame cannot be rotated, or "". what: all folds that run together."""
+@dataclass(frozen=True)
+class _Look:
+    """A frame, why it cannot be rotated (or ""), and sites whose γ folds here, since β stays."""
+
+    frame: Frame
+    why_not: str
+    gains: tuple[NormSite, ...] = ()
+
+
+def _look(
+    frame: Frame, checkpoint: Checkpoint, examination: Examination, what: Collection[str]
+) -> _Look:
+    """Whether a frame can be rotated. what: all folds that run together."""
     if frame.why_not:
-        return frame.why_not[0]
+        return _Look(frame, frame.why_not[0])
     names = examination.names
-    gains = [norm for norm in frame.norms if norm.weight]
-    tied = _tied(frame)
-    for norm in gains:
+    gains: list[NormSite] = []
+    weighted = [norm for norm in frame.norms if norm.weight]
+    for norm in weighted:
         site = examination.anatomy.sites[norm.name]
-        reason = why_not_foldable(site, names)
-        if reason and tied & {reader.weight for reader in site.readers}:
-            return (
-                f"{next(iter(tied))} is embedding and head in one, so γ of {norm.name} cannot be "
-                "folded into it: give the head a table of its own with --untie"
-            )
+        if why_not_foldable(site, names) is None:
+            continue
+        reason = why_no_gain_folds(checkpoint, site, names)
         if reason:
-            return f"γ of {norm.name} cannot be folded: {reason}"
-    if gains and "norm" not in what:
-        return f"{gains[0].name} has a gain, which must be folded first: --what norm,rotate"
+            return _Look(frame, _why_it_stays(frame, site, reason))
+        gains.append(site)
+    if weighted and "norm" not in what:
+        reason = f"{weighted[0].name} has a gain, which must be folded first: --what norm,rotate"
+        return _Look(frame, reason)
     if frame.scales and "layerscale" not in what:
-        return f"{frame.scales[0]} must be folded first: --what layerscale,norm,rotate"
-    return ""
+        reason = f"{frame.scales[0]} must be folded first: --what layerscale,norm,rotate"
+        return _Look(frame, reason)
+    return _Look(frame, "", tuple(gains))
+
+
+def _why_it_stays(frame: Frame, site: NormSite, reason: str) -> str:
+    tied = _tied(frame) & {reader.weight for reader in site.readers}
+    if tied:
+        return (
+            f"{next(iter(tied))} is embedding and head in one, so γ of {site.name} cannot be "
+            "folded into it: give the head a table of its own with --untie"
+        )
+    return f"γ of {site.name} cannot be folded: {reason}"
 
 
 def _tied(frame: Frame) -> set[str]:
@@ -110,29 +132,25 @@ def _head_sites(
 
 
 def _notes(
-    checkpoint: Checkpoint,
-    names: NameMap,
-    frames: Iterable[Frame],
-    heads: Collection[HeadSite],
-    shown: Collection[str],
-    kind: Kind,
+    checkpoint: Checkpoint, names: NameMap, turning: _Turning, shown: Collection[str]
 ) -> Iterable[str]:
     seen = [*shown, "hidden_states where they are asked for"]
     yield f"not guaranteed: {', '.join(seen)}: they show the rotated stream"
-    yield (
-        "adapters, steering vectors and probes made for the source do not fit the rotated stream"
-    )
-    for frame in frames:
+    yield "adapters, steering vectors and probes made for the source do not fit the rotated stream"
+    for frame in turning.frames:
         width = _width(checkpoint, names, frame)
-        made = rotation(kind, width, 0).kind
-        if made != kind:
-            yield f"no Hadamard matrix of order {width} is known: a {made} rotation instead"
+        kind = rotation(turning.kind, width, 0).kind
+        if kind != turning.kind:
+            yield f"no Hadamard matrix of order {width} is known: a {kind} rotation instead"
         if frame.keeps_ones:
             yield (
                 f"the rotation of {frame.part or 'the model'} keeps the all-ones vector, since a "
                 "LayerNorm subtracts the mean"
             )
-    if not heads:
+    if turning.gains:
+        some = ", ".join(site.name for site in turning.gains[:3])
+        yield f"γ of {some} is folded and β divided by it, as the readers have no bias to take β"
+    if not turning.heads:
         yield "no value heads are rotated"
 
 
@@ -141,10 +159,14 @@ def _notes(
 
 @dataclass(frozen=True)
 class _Turning:
-    """The rotation, ready for the twin's files and the real ones alike."""
+    """The rotation, ready for the twin's files and the real ones alike.
+
+    gains: sites whose γ is folded here, since their β stays.
+    """
 
     examination: Examination
     frames: tuple[Frame, ...]
+    gains: tuple[NormSite, ...]
     heads: tuple[HeadSite, ...]
     kind: Kind
     seed: int
@@ -154,6 +176,7 @@ class _Turning:
     ) -> tuple[Checkpoint, Receipt]:
         """Rotate. without: (parameter, axis) that are left out, which makes the result wrong."""
         names = self.examination.names
+        given, source = source, fold_gains(source, names, self.gains)
         spins: Spins = {}
         streams = []
         for frame in self.frames:
@@ -172,7 +195,8 @@ class _Turning:
             "heads": [one.to_dict() for one in rotations],
             "attentions": len(self.heads),
         }
-        return result, receipt_of(_NAME, source, result, changed=edits, parameters=parameters)
+        changed = [name for name in result if result[name] is not given[name]]
+        return result, receipt_of(_NAME, given, result, changed=changed, parameters=parameters)
 
     def _blocks(self, frame: Frame) -> list[str]:
         """The lists of repeated layers that the frame's stream passes."""

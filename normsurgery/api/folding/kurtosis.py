@@ -1,9 +1,9 @@
 """Outliers of the residual stream before and after it is rotated, measured on text.
 
-Two figures for the stream entering each block, over all real tokens: the kurtosis
-E[x⁴]/E[x²]² (3 where the values are normal; a few large channels make it hundreds), and the largest
-channel's root mean square over the median channel's. Position 0, which many models treat as a
-sink, stands apart.
+Two figures for the stream entering each block: the mean over tokens of a token's kurtosis
+E[x⁴]/E[x²]² over its channels (3 where they are normal; one channel that outweighs the rest makes
+it as large as the width), and the largest channel's root mean square over the median channel's.
+Position 0, which many models treat as a sink, stands apart.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ _MAX_LENGTH = 256
 
 @dataclass
 class Moments:
-    """Sums over tokens of one stream. channels: Σ x², [d]."""
+    """Sums over tokens of one stream. peaked: of their kurtosis. channels: Σ x², [d]."""
 
     count: int = 0
-    fourth: float = 0.0
+    peaked: float = 0.0
     channels: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
 
     def add(self, rows: Tensor) -> None:
         """rows: [tokens, d]."""
         squares = rows.double().square()
-        self.count += len(rows)
-        self.fourth += float(squares.square().sum())
+        squares = squares[squares.sum(1) > 0]  # a padded picture may have tokens of zeros
+        self.count += len(squares)
+        self.peaked += float((squares.square().mean(1) / squares.mean(1).square()).sum())
         self.channels = self.channels + squares.sum(0).cpu()
 
     def to_dict(self) -> dict[str, float] | None:
-        """The two figures, None where there was no token or the stream is all zeros."""
-        width = len(self.channels)
-        power = float(self.channels.sum()) / max(1, self.count * width)
-        median = float((self.channels / max(1, self.count)).sqrt().median())
-        if not self.count or not power or not median:
+        """The two figures, None where there was no token or most channels are zeros."""
+        if not self.count:
             return None
-        largest = float((self.channels / self.count).sqrt().max())
+        sizes = (self.channels / self.count).sqrt()
+        median = float(sizes.median())
+        if not median:
+            return None
         return {
-            "kurtosis": self.fourth / (self.count * width) / power**2,
-            "largest_over_median": largest / median,
+            "kurtosis": self.peaked / self.count,
+            "largest_over_median": float(sizes.max()) / median,
         }
 
 
