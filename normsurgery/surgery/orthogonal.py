@@ -119,8 +119,9 @@ def _uniform(width: int, generator: torch.Generator) -> Tensor:
     """Haar measure: the Q of a Gaussian matrix's QR, with R's diagonal made positive."""
     gaussian = torch.randn(width, width, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
-    signs = r.diagonal().sign()
-    return q * torch.where(signs == 0, torch.ones_like(signs), signs)
+    signs: Tensor = r.diagonal().sign()
+    made: Tensor = q * torch.where(signs == 0, torch.ones_like(signs), signs)
+    return made
 
 
 def _first_to_ones(width: int) -> Tensor:

@@ -18,6 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsurgery.api.folding.composition import Composition
+from normsurgery.checkpoint import Checkpoint
+from normsurgery.surgery.receipt import Receipt
 from normsurgery.verify import ModelSource
 from normsurgery.verify.inputs import Batch, plan_inputs
 from normsurgery.verify.load import HEADROOM, available_memory_bytes, load_model
@@ -62,6 +65,53 @@ class Moments:
 Measured = dict[str, tuple[Moments, Moments]]  # block → (all but position 0, position 0)
 
 
+def unmeasured(receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """The `kurtosis` of a document for which nothing ran; nothing where nothing was rotated."""
+    if not _rotated(receipts):
+        return {}
+    return {"kurtosis": _not_measured("the saved model was not verified")}
+
+
+def measured(
+    checkpoint: Checkpoint,
+    composition: Composition,
+    staged: Path,
+    receipts: Sequence[Receipt],
+    *,
+    allow_pickle: bool = False,
+    **given: Any,
+) -> dict[str, Any]:
+    """The `kurtosis` of a document: source and staged result; nothing where nothing was rotated.
+
+    given: data, device, seed and dtype, as `stream_kurtosis` takes them.
+    """
+    lists = _rotated(receipts)
+    if not lists:
+        return {}
+    examination = composition.examination
+    blocks = [
+        f"{block.name}.{number}"
+        for block in examination.anatomy.blocks
+        if block.name in lists
+        for number in range(block.count)
+    ]
+    model_class = examination.model_class
+    source = ModelSource(checkpoint.directory, model_class, allow_pickle=allow_pickle)
+    found = stream_kurtosis(source, ModelSource(staged, model_class), blocks, **given)
+    return {"kurtosis": found}
+
+
+def _rotated(receipts: Sequence[Receipt]) -> set[str]:
+    """Names of the lists of blocks through which a rotated stream passes."""
+    streams = [
+        stream
+        for receipt in receipts
+        if receipt.surgery == "rotate"
+        for stream in receipt.parameters["streams"]
+    ]
+    return {name for stream in streams for name in stream["blocks"]}
+
+
 def stream_kurtosis(
     source: ModelSource,
     result: ModelSource,
@@ -89,6 +139,20 @@ def stream_kurtosis(
         )
         return plan.batches
 
+    try:
+        return _compared(source, result, blocks, stored, place, planned)
+    except (RuntimeError, TypeError, ValueError) as error:  # whatever the model's own code raises
+        return _not_measured(" ".join(str(error).split())[:160])
+
+
+def _compared(
+    source: ModelSource,
+    result: ModelSource,
+    blocks: Collection[str],
+    stored: torch.dtype,
+    place: torch.device,
+    planned: Callable[[Any], Sequence[Batch]],
+) -> dict[str, Any]:
     before, batches = _measure(source, blocks, stored, place, planned)
     after, _ = _measure(result, blocks, stored, place, lambda _: batches)
     rows = [_row(name, before[name], after[name]) for name in before if name in after]
