@@ -105,6 +105,11 @@ SURGERIES: Mapping[str, Surgery] = {
         needed=("blocks",),
         choices={"dtype": _DTYPES},
     ),
+    "fold": Surgery(
+        {"what": (str, list), "untie": _FLAG, "rotation": _TEXT, **_STORED},
+        needed=("what",),
+        choices={"rotation": ("hadamard", "random"), "dtype": _DTYPES},
+    ),
     "heal": Surgery(
         {
             "teacher": _TEXT,

@@ -138,6 +138,20 @@ def build_twin(
     return Twin(model, inputs, shapes)
 
 
+def rebuilt_twin(twin: Twin, model_class: type, values: Mapping[str, Any]) -> Twin:
+    """The twin with other flags in its configuration, and the same weights and inputs.
+
+    values: the whole configuration. Raises whatever its class and the model's raise.
+    """
+    with quiet():
+        config = type(twin.model.config).from_dict(copy.deepcopy(dict(values)))
+        _run_eagerly(config)
+        model: Any = _construct(model_class, config)
+    model = model.double().eval()
+    model.load_state_dict(twin.model.state_dict())
+    return Twin(model, twin.inputs, twin.shapes)
+
+
 def _run_eagerly(config: Any) -> None:
     """Plain attention and experts: traceable on every family, and they know float64."""
     config._attn_implementation = "eager"

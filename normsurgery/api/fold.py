@@ -11,6 +11,7 @@ from typing import Any, Literal
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.folding.composition import Composition, verify_folds
+from normsurgery.api.folding.kurtosis import measured, unmeasured
 from normsurgery.api.folding.planning import asked_folds, fold_documents, plan_folds
 from normsurgery.api.same_class import stored_as, target_document, unverified
 from normsurgery.api.writing import Writing
@@ -101,6 +102,7 @@ def fold(
         "surgery": "fold", "what": list(asked), "untie": untie, "rotation": rotation,
         "dtype": dtype,
     }  # fmt: skip
+    beside = unmeasured(receipts)
     if dry_run:
         document["plan"] = writing.plan(checkpoint, result, receipts, "exact")
     else:
@@ -108,6 +110,11 @@ def fold(
         def verified(staged: Path) -> dict[str, Any]:
             if not verify:
                 return unverified("exact")
+            rotated = measured(
+                checkpoint, composition, staged, receipts, data=data, device=device, seed=seed,
+                dtype=dtype, allow_pickle=allow_pickle,
+            )  # fmt: skip
+            beside.update(rotated)
             return verify_folds(
                 checkpoint, composition, staged, progress=writing.progress,
                 allow_pickle=allow_pickle, data=data, device=device, seed=seed, dtype=dtype,
@@ -115,7 +122,8 @@ def fold(
 
         recipe = {"source": checkpoint.model_id, "steps": [step]}
         papers = {**document, "recipe": recipe}
-        document |= writing.write(checkpoint, result, papers, verified, notes=notes)
+        document |= writing.write(checkpoint, result, papers, verified, notes=notes, beside=beside)
+    document |= beside
     document["seconds"] = round(time.monotonic() - started, 3)
     document["peak_memory_bytes"] = peak_memory_bytes()
     return FoldResult(document)

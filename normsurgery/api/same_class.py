@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,14 @@ def unverified(contract: str) -> dict[str, Any]:
     return {"verdict": "skipped", "contract": contract}
 
 
-def verification_options(examination: Examination, *, contract: str, **given: Any) -> VerifyOptions:
-    """What is compared: every output of the source. given: other fields of VerifyOptions."""
-    outputs = tuple(examination.anatomy.outputs)
+def verification_options(
+    examination: Examination, *, contract: str, without: Collection[str] = (), **given: Any
+) -> VerifyOptions:
+    """What is compared: every output of the source less those in `without`.
+
+    given: other fields of VerifyOptions.
+    """
+    outputs = tuple(name for name in examination.anatomy.outputs if name not in without)
     return VerifyOptions(contract=contract, outputs=outputs, max_length=MAX_LENGTH, **given)
 
 

@@ -14,6 +14,7 @@ TrainName: TypeAlias = Literal["lora", "head+last3", "full"]
 MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor", "trial"]
 SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
 ObjectiveName: TypeAlias = Literal["squares", "cosine"]
+RotationName: TypeAlias = Literal["hadamard", "random"]
 HealName: TypeAlias = Literal["none", "sequential"]
 BatchNormFormName: TypeAlias = Literal["keep", "native", "graft"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
@@ -55,6 +56,15 @@ FoldAffine = Annotated[
     bool, typer.Option("--fold-affine", help="Fold γ and β into the linears that read the norm.")
 ]
 Untie = Annotated[bool, typer.Option("--untie", help="Give a tied head a table of its own.")]
+What = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDS",
+        help="One or more, with commas: norm, layerscale, image-norm, value-bias, key-bias, "
+        "query-scale, mup, weight-norm, rotate; or recalibrate.",
+    ),
+]
+Rotation = Annotated[RotationName, typer.Option(help="The orthogonal matrices of rotate.")]
 Part = Annotated[
     str | None,
     typer.Option(

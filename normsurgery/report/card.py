@@ -18,6 +18,7 @@ from normsurgery.report.card_removal import (
 )
 from normsurgery.report.checks import checks, forms_of
 from normsurgery.report.fold_bn import batch_norm_heading, batch_norm_markdown
+from normsurgery.report.folding import fold_heading, fold_markdown
 from normsurgery.report.front_matter import merged, split
 from normsurgery.report.loading import custom_code, loading_lines
 from normsurgery.report.markdown import cell, row
@@ -72,6 +73,7 @@ def model_card(
         contracts="\n".join(_contracts(document["receipts"])),
         depth=batch_norm_markdown(document)
         + removal_markdown(document)
+        + fold_markdown(document)
         + depth_markdown(document),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
@@ -111,6 +113,8 @@ def _heading(document: Mapping[str, Any]) -> str:
     without = removal_heading(document) or batch_norm_heading(document)
     if without:
         return f"{name} {without}"
+    if fold_heading(document):
+        return f"{name}, {fold_heading(document)}"
     changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
     if changes:
         return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"

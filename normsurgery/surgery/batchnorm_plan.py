@@ -6,7 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from normsurgery.anatomy.batchnorm.sites import BatchNorm, BatchNorms, BatchNormSite, LinearMap, Merge
+from normsurgery.anatomy.batchnorm.sites import (
+    BatchNorm,
+    BatchNorms,
+    BatchNormSite,
+    LinearMap,
+    Merge,
+)
 from normsurgery.anatomy.names import NameMap
 from normsurgery.surgery.set_parameters import FLOATING
 

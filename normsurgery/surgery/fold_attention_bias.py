@@ -36,7 +36,9 @@ from normsurgery.surgery.edits import (
 from normsurgery.surgery.folds import FoldOptions, FoldPlan, fold_receipt, said
 from normsurgery.surgery.receipt import Receipt
 
-_MIXES = {"matmul", "__matmul__", "bmm", "einsum", "scaled_dot_product_attention"}
+_MIXES = {
+    "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention",
+}  # fmt: skip
 _SAME = 1e-9
 
 
@@ -264,7 +266,7 @@ def _moved(
             result = plus_product(
                 result, names, one.into_bias, one.into, vector, in_dim=one.into_in_dim
             )
-        result = with_zero_rows(result, names, one.bias, rows.unique())
+        result = with_zero_rows(result, names, one.bias, torch.unique(rows))
     return fold_receipt("value-bias", source, result, len(found))
 
 

@@ -99,7 +99,9 @@ def _gain_and_linear(node: Node) -> tuple[Stored, Linear] | None:
         if gain.value is None or made.value is None or made.value.shape != node.value.shape:
             continue
         axis = _channel_axis(gain.value, node.value)
-        found = None if axis is None else stored(gain, axis - made.value.dim() + gain.value.dim(), node)
+        found = (
+            None if axis is None else stored(gain, axis - made.value.dim() + gain.value.dim(), node)
+        )
         if axis is None or found is None:
             continue
         source = sole_source(made, axis)

@@ -1,4 +1,4 @@
-"""What every exact fold hands back: the step that does it, what it leaves and how it could be wrong.
+"""What every exact fold hands back: the step that does it, what it leaves, how it could be wrong.
 
 A fold is planned on the source's examination and applied to checkpoints: the twin's, for the
 proof, and the real one.
@@ -53,7 +53,7 @@ class FoldPlan:
 
     left: site → why it stays as it is. wrong: the same fold made wrongly in one way, by name, for
     the proof's negative control. inputs: what the result is given where the source is given its
-    inputs; None: the same.
+    inputs; None: the same. without: outputs of the model that do not keep their values.
     """
 
     name: str
@@ -63,6 +63,7 @@ class FoldPlan:
     notes: tuple[str, ...] = ()
     wrong: Mapping[str, Step] = field(default_factory=dict)
     inputs: Callable[[Inputs], dict[str, Tensor]] | None = None
+    without: tuple[str, ...] = ()
 
 
 def fold_receipt(

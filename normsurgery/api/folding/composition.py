@@ -39,15 +39,21 @@ class Composition:
     def prove(self) -> Proof:
         """Prove all folds together on the twin; every one of them made wrongly must be noticed."""
         examination, twin = self.examination, self.examination.twin
-        reference = run_outputs(twin.model, twin.inputs)
+        reference = run_outputs(twin.model, twin.inputs, without=self.without)
         ours = replace(examination, twin=replace(twin, inputs=self.inputs(twin.inputs)))
         return prove(
             ours,
             lambda source: self.operate(source)[0],
             {FORM: lambda _: examination.model_class},
+            without=self.without,
             reference=reference,
             wrong=self._wrong() or None,
         )
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Outputs that do not keep their values."""
+        return tuple(dict.fromkeys(name for plan in self.plans for name in plan.without))
 
     def inputs(self, given: Inputs) -> dict[str, Tensor]:
         """What the result is given where the source is given these inputs."""
@@ -93,7 +99,9 @@ def verify_folds(
     given: data, device, dtype and seed, as VerifyOptions takes them.
     """
     examination = composition.examination
-    options = verification_options(examination, contract="exact", **given)
+    options = verification_options(
+        examination, contract="exact", without=composition.without, **given
+    )
     model_class = examination.model_class
     source = ModelSource(checkpoint.directory, model_class, allow_pickle=allow_pickle)
     reference = run_reference(source, options, progress=progress)
