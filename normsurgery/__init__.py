@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from normsurgery.api.convert import convert as convert
     from normsurgery.api.fold import FoldResult as FoldResult
     from normsurgery.api.fold import fold as fold
+    from normsurgery.api.fold_bn import FoldBnResult as FoldBnResult
+    from normsurgery.api.fold_bn import fold_bn as fold_bn
     from normsurgery.api.heal import HealResult as HealResult
     from normsurgery.api.heal import heal as heal
     from normsurgery.api.inspect import InspectResult as InspectResult
@@ -47,6 +49,7 @@ _HOME_OF = {
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
     "FoldResult": "api.fold",
+    "FoldBnResult": "api.fold_bn",
     "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
@@ -62,6 +65,7 @@ _HOME_OF = {
     "arrange": "api.arrange",
     "convert": "api.convert",
     "fold": "api.fold",
+    "fold_bn": "api.fold_bn",
     "heal": "api.heal",
     "inspect": "api.inspect",
     "prune": "api.prune",

@@ -73,6 +73,10 @@ SURGERIES: Mapping[str, Surgery] = {
             "dtype": _DTYPES,
         },
     ),
+    "fold_bn": Surgery(
+        {"form": _TEXT, **_STORED},
+        choices={"form": ("keep", "native", "graft"), "dtype": _DTYPES},
+    ),
     "prune": Surgery(
         {
             "drop": (str, int),
@@ -102,7 +106,14 @@ SURGERIES: Mapping[str, Surgery] = {
         choices={"dtype": _DTYPES},
     ),
     "fold": Surgery(
-        {"what": (str, list), "untie": _FLAG, "rotation": _TEXT, **_STORED},
+        {
+            "what": (str, list),
+            "untie": _FLAG,
+            "rotation": _TEXT,
+            "data": _TEXT,
+            "reference": _TEXT,
+            **_STORED,
+        },
         needed=("what",),
         choices={"rotation": ("hadamard", "random"), "dtype": _DTYPES},
     ),
