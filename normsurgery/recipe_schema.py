@@ -106,7 +106,14 @@ SURGERIES: Mapping[str, Surgery] = {
         choices={"dtype": _DTYPES},
     ),
     "fold": Surgery(
-        {"what": (str, list), "untie": _FLAG, "rotation": _TEXT, **_STORED},
+        {
+            "what": (str, list),
+            "untie": _FLAG,
+            "rotation": _TEXT,
+            "data": _TEXT,
+            "reference": _TEXT,
+            **_STORED,
+        },
         needed=("what",),
         choices={"rotation": ("hadamard", "random"), "dtype": _DTYPES},
     ),

@@ -176,9 +176,7 @@ def _require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
         )
 
 
-def _notes(
-    checkpoint: Checkpoint, examination: Examination, plan: BatchNormPlan
-) -> list[str]:
+def _notes(checkpoint: Checkpoint, examination: Examination, plan: BatchNormPlan) -> list[str]:
     notes = [INFERENCE_ONLY]
     narrow = {checkpoint[name].dtype for name in _edited(examination.names, plan)} & set(_NARROW)
     if narrow:

@@ -68,9 +68,7 @@ def fold_bn(
         progress or Silent(),
     )  # fmt: skip
     checkpoint = writing.open_source(model)
-    folding = plan_folding(
-        checkpoint, form=form, dtype=dtype, trust_remote_code=trust_remote_code
-    )
+    folding = plan_folding(checkpoint, form=form, dtype=dtype, trust_remote_code=trust_remote_code)
     proof = folding.prove()
     result, receipts = folding.operate(checkpoint)
     document = _document(checkpoint, folding, receipts, proof)

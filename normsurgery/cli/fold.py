@@ -18,7 +18,8 @@ def fold(
     max_shard_size: o.MaxShardSize = None,
     overwrite: o.Overwrite = False,
     verify: o.Verify = True,
-    data: o.Data = None,
+    data: o.FoldData = None,
+    reference: o.Original = None,
     keep_failed: o.KeepFailed = False,
     allow_nonfinite: o.AllowNonfinite = False,
     device: o.Device = "auto",
@@ -37,6 +38,7 @@ def fold(
     into the output bias. key-bias: set to zero where no score feels it. query-scale, mup: numbers
     of config.json into weights. weight-norm: baked. rotate: an orthogonal rotation of the stream.
     Several are done in one pass; what a fold has to leave is named with the reason.
+    recalibrate stands alone (fitted): BatchNorm statistics measured anew on --data.
 
     \b
     Examples:
@@ -44,6 +46,7 @@ def fold(
       normsurgery fold ./my-llama -o out --what norm,rotate
       normsurgery fold ibm-granite/granite-3.3-2b-base -o out --what mup,query-scale
       normsurgery fold facebook/dinov2-small -o out --what layerscale,norm --dry-run
+      normsurgery fold ./my-pruned-resnet -o out --what recalibrate --data ./images
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
@@ -63,6 +66,7 @@ def fold(
             keep_failed=keep_failed,
             allow_nonfinite=allow_nonfinite,
             data=data,
+            reference=reference,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             progress=progress,

@@ -64,6 +64,22 @@ What = Annotated[
         "query-scale, mup, weight-norm, rotate; or recalibrate.",
     ),
 ]
+FoldData = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Text to verify on; for recalibrate: images, .wav, .npy or .npz. "
+        "[default: a public-domain sample]",
+    ),
+]
+Original = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="ORIGINAL",
+        help="For recalibrate without labels: what the model was made from.",
+    ),
+]
 Rotation = Annotated[RotationName, typer.Option(help="The orthogonal matrices of rotate.")]
 Part = Annotated[
     str | None,

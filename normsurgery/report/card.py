@@ -56,6 +56,10 @@ WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
 RELATION = "finetune"
 
 
+# What a card says between contracts and verification, by kind of surgery.
+_SECTIONS = (batch_norm_markdown, removal_markdown, fold_markdown, depth_markdown)
+
+
 def model_card(
     document: Mapping[str, Any], source_card: str | None, *, notes: Sequence[str]
 ) -> str:
@@ -71,10 +75,7 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
-        depth=batch_norm_markdown(document)
-        + removal_markdown(document)
-        + fold_markdown(document)
-        + depth_markdown(document),
+        depth="".join(part(document) for part in _SECTIONS),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
         limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),

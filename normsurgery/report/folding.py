@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from normsurgery.report.fold_measures import measure_markdown, measure_sections
 from normsurgery.report.markdown import row
 from normsurgery.report.names import folded
 from normsurgery.report.numbers import figure
@@ -24,12 +25,12 @@ def fold_sections(document: Document) -> list[RenderableType]:
     rows: list[list[str | Text]] = [
         [one["name"], figure(one["count"]), figure(len(one["left"])), _remark(one)] for one in folds
     ]
-    columns = ["fold", "sites", "left", "remark"]
+    columns = ["fold", "sites", "left", "why not"]
     parts = section("Folds", plain_table(columns, rows, right=(1, 2), whole=(0, 1, 2)))
     left = [list(cells) for cells in _left(folds)]
     if left:
         parts += section("Left as it is", plain_table(["fold", "site", "count", "why"], left))
-    return parts
+    return [*parts, *measure_sections(document)]
 
 
 def fold_markdown(document: Document) -> str:
@@ -37,7 +38,7 @@ def fold_markdown(document: Document) -> str:
     folds: Sequence[Document] = document.get("folds") or ()
     if not folds:
         return ""
-    lines = [row(["fold", "sites", "left", "remark"]), row(["---"] * 4)]
+    lines = [row(["fold", "sites", "left", "why not"]), row(["---"] * 4)]
     lines += [
         row([one["name"], f"{one['count']:,}", f"{len(one['left']):,}", _remark(one)])
         for one in folds
@@ -46,7 +47,7 @@ def fold_markdown(document: Document) -> str:
     if left:
         lines += ["", "Left as it is:", "", row(["fold", "site", "count", "why"]), row(["---"] * 4)]
         lines += [row(cells) for cells in left]
-    return "\n\n## What was folded\n\n" + "\n".join(lines)
+    return "\n\n## What was folded\n\n" + "\n".join(lines) + measure_markdown(document)
 
 
 def fold_heading(document: Document) -> str | None:
@@ -59,7 +60,7 @@ def fold_heading(document: Document) -> str | None:
 
 
 def _remark(one: Document) -> str:
-    return str(one["why_not"] or "; ".join(one["notes"]))
+    return str(one["why_not"] or "")
 
 
 def _left(folds: Sequence[Document]) -> list[tuple[str, str, str, str]]:

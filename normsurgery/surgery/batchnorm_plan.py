@@ -143,10 +143,7 @@ def _merges(
 ) -> tuple[tuple[Merge, ...], dict[str, str]]:
     """The merges that can be made, and for the others the reason why not."""
     staying = {
-        m.weight: site.name
-        for site in found.sites
-        if site.name not in gone
-        for m in site.maps
+        m.weight: site.name for site in found.sites if site.name not in gone for m in site.maps
     }
     left: dict[str, str] = {}
     merges = []
