@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -46,13 +47,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="session")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`classifier(name)` → a checkpoint of `tests.digits`, trained once a session; read only."""
-    root = tmp_path_factory.mktemp("classifiers")
+    """`classifier(name)` → a checkpoint of `tests.digits`; read only.
+
+    Trained once, however many processes run the tests: the others wait for the first.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
 
     def make(name: str) -> Path:
-        if not (root / name).exists():
-            train_classifier(name, root / name)
-        return root / name
+        directory = root / f"classifier-{name}"
+        with FileLock(root / f"{name}.lock"):
+            if not directory.exists():
+                train_classifier(name, directory)
+        return directory
 
     return make
 
