@@ -107,7 +107,7 @@ def test_pictures_give_the_same_classes_without_normalization(tmp_path):
     ("family", "changes", "reason"),
     [
         ("resnet", {}, "pads with zeros"),
-        ("clip_vision", {}, "has no bias to take the mean"),
+        ("pixtral", {}, "has no bias to take the mean, and no positions after it"),
         ("vit", {"do_normalize": False}, "does not normalize"),
         ("vit", {"do_pad": True}, "pads with zeros after it normalizes"),
         ("vit", {"image_mean": [0.5]}, "do not fit each other"),
@@ -131,6 +131,19 @@ def test_a_model_without_a_processor_or_with_a_broken_one(tmp_path):
     (source / "preprocessor_config.json").write_text("{")
     with pytest.raises(UnsupportedModelError, match="is not JSON"):
         normsurgery.fold(source, tmp_path / "out", what="image-norm")
+
+
+def test_without_a_bias_the_positions_take_the_mean(tmp_path):
+    source = with_processor(built("clip_vision", tmp_path / "source"))
+    out = tmp_path / "out"
+    document = normsurgery.fold(source, out, what="image-norm").to_dict()
+    assert document["verification"]["verdict"] == "pass"
+    name = "embeddings.position_embedding.weight"
+    before, after = (load_file(d / "model.safetensors") for d in (source, out))
+    (name,) = [key for key in before if key.endswith(name)]
+    moved = after[name] - before[name]
+    assert not moved[0].any()  # the class token is no patch
+    torch.testing.assert_close(moved[1:], moved[1:2].expand_as(moved[1:]), rtol=1e-9, atol=1e-12)
 
 
 def test_a_dry_run_writes_nothing(trained, tmp_path):
