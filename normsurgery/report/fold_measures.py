@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normsurgery.report.markdown import cell, row
-from normsurgery.report.numbers import figure
+from normsurgery.report.numbers import figure, percent
 from normsurgery.report.tables import plain_table, section
 
 Document = Mapping[str, Any]
@@ -65,17 +65,13 @@ def _streams(kurtosis: Document) -> list[list[str]]:
         [
             str(block["block"]),
             *(
-                _short(block[side][key])
+                figure(block[side][key])
                 for key in ("kurtosis", "largest_over_median")
                 for side in ("before", "after")
             ),
         ]
         for block in kurtosis["blocks"]
     ]
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _fitted_line(recalibration: Document) -> str:
@@ -89,7 +85,7 @@ def _fitted_line(recalibration: Document) -> str:
 
 def _held(recalibration: Document) -> list[list[str]]:
     return [
-        [side, *(figure(recalibration[side].get(key)) for key in ("loss", "accuracy", "error"))]
+        [side, figure(found["loss"]), percent(found["accuracy"]), figure(found["error"])]
         for side in ("before", "after", "reference")
-        if recalibration.get(side)
+        if (found := recalibration.get(side))
     ]
