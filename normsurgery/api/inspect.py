@@ -20,6 +20,7 @@ from normsurgery.api.document import (
     peak_memory_bytes,
     source_document,
 )
+from normsurgery.api.folding.planning import fold_surgeries
 from normsurgery.api.native import best_native, why_native
 from normsurgery.api.removal.applies import removal_surgery
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
@@ -81,6 +82,7 @@ def inspect(
             *depth_surgeries(examination, stacks),
             removal_surgery(examination),
             *batch_norm_surgeries(checkpoint, examination),
+            *fold_surgeries(checkpoint, examination),
         ],
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),
