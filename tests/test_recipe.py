@@ -1,5 +1,6 @@
 import inspect
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -63,8 +64,14 @@ verify: {data: t.txt, keep_failed: true}
 verify: {data: t.txt, keep_failed: true}
 """,
     "fold_bn": """
-  - {surgery: fold_bn, form: graft, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+  - {surgery: fold_bn, form: graft, example: a.png, dtype: float16, max_shard_size: 5,
+     allow_nonfinite: true}
 verify: {data: t.txt, keep_failed: true}
+""",
+    "fold": """
+  - {surgery: fold, what: "norm,rotate", untie: true, rotation: random, data: t.txt,
+     reference: whole, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+verify: {keep_failed: true}
 """,
     "prune": """
   - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
@@ -149,6 +156,7 @@ def yaml_types(hint):
     found: set[type] = set()
     for option in options:
         kind = str if get_origin(option) is Literal or option is Path else option
+        kind = list if get_origin(option) is Sequence else kind
         found |= {int, float} if kind is float else {kind}
     return found - {type(None)}
 
