@@ -66,6 +66,16 @@ MODELS: dict[str, Spec] = {
             "mamba_n_groups": 1,
         },
     ),
+    "deepseek": (
+        "DeepseekV3ForCausalLM", "DeepseekV3Config",
+        {
+            **TEXT, "num_key_value_heads": 4, "n_routed_experts": 4, "n_shared_experts": 1,
+            "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 24,
+            "first_k_dense_replace": 1, "q_lora_rank": 24, "kv_lora_rank": 16,
+            "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 12,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
     "qwen2": (
         "Qwen2ForCausalLM", "Qwen2Config", {**GROUPED, "max_window_layers": 2},
     ),
