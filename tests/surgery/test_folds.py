@@ -20,7 +20,6 @@ CASES = [  # family, fold, sites that it changes, sites that it leaves
     ("gemma", "norm", 4, 1),
     ("mixtral", "norm", 5, 0),
     ("gpt2", "norm", 6, 1),
-    ("nemotron_biased", "norm", 6, 1),
     ("vit", "norm", 5, 0),
     ("beit", "layerscale", 4, 0),
     ("dinov2", "layerscale", 4, 0),
