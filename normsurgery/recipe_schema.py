@@ -73,6 +73,10 @@ SURGERIES: Mapping[str, Surgery] = {
             "dtype": _DTYPES,
         },
     ),
+    "fold_bn": Surgery(
+        {"form": _TEXT, **_STORED},
+        choices={"form": ("keep", "native", "graft"), "dtype": _DTYPES},
+    ),
     "prune": Surgery(
         {
             "drop": (str, int),
@@ -100,6 +104,18 @@ SURGERIES: Mapping[str, Surgery] = {
         {"blocks": _TEXT, "stack": _TEXT, **_STORED},
         needed=("blocks",),
         choices={"dtype": _DTYPES},
+    ),
+    "fold": Surgery(
+        {
+            "what": (str, list),
+            "untie": _FLAG,
+            "rotation": _TEXT,
+            "data": _TEXT,
+            "reference": _TEXT,
+            **_STORED,
+        },
+        needed=("what",),
+        choices={"rotation": ("hadamard", "random"), "dtype": _DTYPES},
     ),
     "heal": Surgery(
         {

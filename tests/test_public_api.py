@@ -10,11 +10,13 @@ import pytest
 import normsurgery
 from tests.cli.invoke import environment
 
-FUNCTIONS = ["arrange", "convert", "heal", "inspect", "prune", "remove_ln", "run", "verify"]
+FUNCTIONS = [
+    *["arrange", "convert", "fold_bn", "heal", "inspect", "prune", "remove_ln", "run", "verify"],
+]
 NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["ArrangeResult", "HealResult", "PruneResult", "RemoveLnResult", "VerifyResult"],
+    *["ArrangeResult", "FoldBnResult", "HealResult", "PruneResult", "RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]
 

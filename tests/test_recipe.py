@@ -62,6 +62,10 @@ verify: {data: t.txt, keep_failed: true}
      allow_nonfinite: true}
 verify: {data: t.txt, keep_failed: true}
 """,
+    "fold_bn": """
+  - {surgery: fold_bn, form: graft, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+verify: {data: t.txt, keep_failed: true}
+""",
     "prune": """
   - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
      substitute: replaceme, objective: cosine, heal: sequential, data: t.txt, text_column: body,
@@ -116,7 +120,7 @@ SETTINGS = {
 def test_the_keys_of_a_step_are_the_options_of_its_function(surgery):
     schema, function = SURGERIES[surgery], function_of(surgery)
     parameters = set(inspect.signature(function).parameters) - SETTINGS - {"model"}
-    elsewhere = {"data"} if surgery in ("convert", "arrange") else set()  # under `verify`
+    elsewhere = {"data"} if surgery in ("convert", "arrange", "fold_bn") else set()  # under `verify`
     assert set(schema.keys) == parameters - elsewhere
     needed = {
         key for key, p in inspect.signature(function).parameters.items() if p.default is p.empty

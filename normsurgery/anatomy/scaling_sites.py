@@ -24,7 +24,7 @@ _PRODUCTS = {"matmul", "__matmul__", "bmm"}
 _MULTIPLY = {"mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply"}
 
 
-class Unmoved(Exception):
+class UnmovedError(Exception):
     """A number that no weight can hold; its text says what stands in the way."""
 
 
@@ -45,15 +45,15 @@ class Factors:
     powers: dict[str, int] = field(default_factory=dict)
 
     def add(self, parameter: str, power: int) -> None:
-        """Raises Unmoved where the parameter is to be multiplied twice."""
+        """Raises UnmovedError where the parameter is to be multiplied twice."""
         if self.powers.setdefault(parameter, power) != power:
-            raise Unmoved(f"{parameter} would have to hold it in two ways")
+            raise UnmovedError(f"{parameter} would have to hold it in two ways")
 
 
 def rebuilt(examination: Examination, key: Key, value: Any) -> Twin:
     """The twin with another number in its configuration and the same weights.
 
-    Raises Unmoved where the class cannot be built so.
+    Raises UnmovedError where the class cannot be built so.
     """
     values = copy.deepcopy(examination.twin.model.config.to_dict())
     set_at(values, key, value)
@@ -61,17 +61,17 @@ def rebuilt(examination: Examination, key: Key, value: Any) -> Twin:
         return rebuilt_twin(examination.twin, examination.model_class, values)
     except Exception as error:  # whatever the configuration or the class raises
         reason = " ".join(str(error).split())[:120]
-        raise Unmoved(f"the class cannot be built with {value} there: {reason}") from error
+        raise UnmovedError(f"the class cannot be built with {value} there: {reason}") from error
 
 
 def sites_of(examination: Examination, plain: Twin) -> list[Site]:
     """Where the two twins multiply by different numbers.
 
-    Raises Unmoved where they differ in more than such numbers.
+    Raises UnmovedError where they differ in more than such numbers.
     """
     ours, theirs = trace_of(examination.twin), trace_of(plain)
     if [node.op for node in ours.nodes] != [node.op for node in theirs.nodes]:
-        raise Unmoved("other functions run without it")
+        raise UnmovedError("other functions run without it")
     found = []
     for node, other in zip(ours.nodes, theirs.nodes, strict=True):
         pair = list(zip(_numbers(node), _numbers(other), strict=False))
@@ -79,10 +79,10 @@ def sites_of(examination: Examination, plain: Twin) -> list[Site]:
             continue
         tensors = list(dict.fromkeys(node.parents))
         if node.op not in SCALINGS or len(pair) != 1 or len(tensors) != 1:
-            raise Unmoved(f"{node.module or 'the model'} uses it in {node.op}")
+            raise UnmovedError(f"{node.module or 'the model'} uses it in {node.op}")
         (ours_number, plain_number), divides = pair[0], node.op not in _MULTIPLY
         if divides and not isinstance(node.args[0], Node):
-            raise Unmoved(f"{node.module or 'the model'} divides it by a tensor")
+            raise UnmovedError(f"{node.module or 'the model'} divides it by a tensor")
         factor = plain_number / ours_number if divides else ours_number / plain_number
         found.append(Site(node, tensors[0], factor))
     return found
@@ -99,22 +99,22 @@ def absorb(recorded: Trace, norms: Mapping[str, Norm], sites: list[Site]) -> dic
     """Weights that can hold the sites' factor: before each site, or else after it.
 
     Gives parameter → the power of the factor that it is multiplied by.
-    Raises Unmoved naming what stands in the way.
+    Raises UnmovedError naming what stands in the way.
     """
     factors = Factors()
     for site in sites:
         try:
             _Before(recorded, norms, {site.node}, factors).take(site.tensor, 1)
-        except Unmoved as before:
+        except UnmovedError as before:
             try:
                 _after(recorded, site, factors)
-            except Unmoved:
+            except UnmovedError:
                 raise before from None
     return factors.powers
 
 
 class _Before:
-    """Walks from a tensor back to the weights that made it, through what only passes a factor on."""
+    """Walks back from a tensor to the weights that made it, past what only hands a factor on."""
 
     def __init__(
         self, recorded: Trace, norms: Mapping[str, Norm], readers: set[Node], factors: Factors
@@ -132,7 +132,7 @@ class _Before:
             strange = [c for c in node.consumers if c not in seen and c not in self.readers]
             if strange or node in exposed:
                 where = strange[0].module if strange else "an output"
-                raise Unmoved(f"{where or 'the model'} reads what it multiplies too")
+                raise UnmovedError(f"{where or 'the model'} reads what it multiplies too")
         self.factors.powers = trial.powers
 
     def _walk(self, node: Node, power: int, trial: Factors, seen: set[Node]) -> None:
@@ -154,7 +154,7 @@ class _Before:
         elif node.op in SCALINGS or node.op in _PRODUCTS:
             self._either(node, parents, power, trial, seen)
             return
-        raise Unmoved(f"{node.module or 'the model'}: {node.op} stands before it")
+        raise UnmovedError(f"{node.module or 'the model'}: {node.op} stands before it")
 
     def _either(
         self, node: Node, parents: list[Node], power: int, trial: Factors, seen: set[Node]
@@ -166,13 +166,13 @@ class _Before:
             attempt, visited = Factors(dict(trial.powers)), set(seen)
             try:
                 self._walk(operand, power, attempt, visited)
-            except Unmoved as error:
+            except UnmovedError as error:
                 reasons.append(error)
                 continue
             trial.powers = attempt.powers
             seen |= visited
             return
-        raise reasons[0] if reasons else Unmoved(f"{node.op} stands before it")
+        raise reasons[0] if reasons else UnmovedError(f"{node.op} stands before it")
 
     def _linear(self, linear: Linear, power: int, trial: Factors, seen: set[Node]) -> bool:
         """A linear or a table holds it; one that others read hands it on to its argument."""
@@ -185,14 +185,14 @@ class _Before:
             if isinstance(linear.bias, Node):
                 bias = stored(linear.bias, 0, linear.node)
                 if bias is None:
-                    raise Unmoved(f"the bias of {linear.node.module} is computed")
+                    raise UnmovedError(f"the bias of {linear.node.module} is computed")
                 trial.add(bias.name, power)
             return True
         if linear.kind == "embedding":
             self._table(linear, weight, power, trial)
             return True
         if linear.bias is not None:
-            raise Unmoved(f"{weight.name} is read by {others[0].module} too")
+            raise UnmovedError(f"{weight.name} is read by {others[0].module} too")
         self._walk(linear.argument, power, trial, seen)
         return True
 
@@ -204,7 +204,7 @@ class _Before:
                 continue
             head = as_linear(other)
             if head is None or head.kind != "linear" or head.bias is not None:
-                raise Unmoved(f"{weight.name} is read by {other.module} too")
+                raise UnmovedError(f"{weight.name} is read by {other.module} too")
             _Before(self.recorded, self.norms, {other}, trial).take(head.argument, -power)
 
     def _norm(self, node: Node, power: int, trial: Factors) -> None:
@@ -212,7 +212,7 @@ class _Before:
         runs = sum(other.module == node.module for other in self.recorded.norm_nodes())
         if norm.weight_name is None or runs > 1:
             what = "has no gain" if norm.weight_name is None else "runs more than once"
-            raise Unmoved(f"{norm.name} {what}")
+            raise UnmovedError(f"{norm.name} {what}")
         for name in filter(None, (norm.weight_name, norm.bias_name)):
             trial.add(name, power)
 
@@ -222,9 +222,7 @@ def _tensors(node: Node) -> list[Node]:
     return [
         parent
         for parent in dict.fromkeys(node.parents)
-        if parent.value is not None
-        and parent.value.is_floating_point()
-        and _depends(parent)
+        if parent.value is not None and parent.value.is_floating_point() and _depends(parent)
     ]
 
 
@@ -271,18 +269,18 @@ def _after(recorded: Trace, site: Site, factors: Factors) -> None:
             continue
         seen.add(node)
         if node in exposed:
-            raise Unmoved("its product is an output of the model")
+            raise UnmovedError("its product is an output of the model")
         for consumer in node.consumers:
             linear = as_linear(consumer)
             if linear is not None and linear.argument is node and linear.in_dim is not None:
                 weight = stored(linear.weight, linear.in_dim, consumer)
                 if weight is None or _other_reads(recorded, weight):
-                    raise Unmoved(f"{consumer.module} shares its weight")
+                    raise UnmovedError(f"{consumer.module} shares its weight")
                 found.append(weight.name)
             elif consumer.op in MOVES:
                 queue.append(consumer)
             else:
-                raise Unmoved(f"{consumer.module or 'the model'} reads it with {consumer.op}")
+                raise UnmovedError(f"{consumer.module or 'the model'} reads it with {consumer.op}")
     for name in found:
         factors.add(name, 1)
 

@@ -12,7 +12,8 @@ from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.folding.composition import Composition, verify_folds
 from normsurgery.api.folding.kurtosis import measured, unmeasured
-from normsurgery.api.folding.planning import asked_folds, fold_documents, plan_folds
+from normsurgery.api.folding.planning import RECALIBRATE, asked_folds, fold_documents, plan_folds
+from normsurgery.api.folding.recalibrate import RecalibrateRequest, recalibrate_command
 from normsurgery.api.same_class import stored_as, target_document, unverified
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
@@ -56,6 +57,7 @@ def fold(
     keep_failed: bool = False,
     allow_nonfinite: bool = False,
     data: str | Path | None = None,
+    reference: str | Path | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     progress: Progress | None = None,
@@ -64,8 +66,11 @@ def fold(
 
     what: one or more of weight-norm, image-norm, layerscale, mup, query-scale, value-bias,
     key-bias, norm, rotate, which are done in this order in one pass over the files. The result
-    opens in the source's class. untie: give a tied head a table of its own first, so that the last
-    norm folds into it. rotation: which orthogonal matrices `rotate` uses.
+    opens in the source's class. Or `recalibrate` alone: BatchNorm statistics measured anew on
+    `data` after a lossy step, judged by labels or by `reference`, the original.
+    untie: give a tied head a table of its own first, so that the last norm folds into it.
+    rotation: which orthogonal matrices `rotate` uses. data: text to verify on; for `recalibrate`
+    images, sounds or arrays.
     Each fold is found by a trace and pushes on a tiny twin, and all are proved there together in
     float64; what a fold leaves is named with the reason.
     Raises UsageError for a fold that does not exist, UnsupportedModelError with the reasons where
@@ -79,6 +84,16 @@ def fold(
         progress or Silent(),
     )  # fmt: skip
     checkpoint = writing.open_source(model)
+    if asked == (RECALIBRATE,):
+        if untie or dtype is not None:
+            raise UsageError(
+                "recalibrate takes no --untie and no --dtype", "fold first, then again"
+            )
+        request = RecalibrateRequest(
+            data, reference, device=device, seed=seed, verify=verify, dry_run=dry_run,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        return FoldResult(_timed(recalibrate_command(checkpoint, request, writing), started))
     examination = examine(checkpoint, trust_remote_code=trust_remote_code)
     options = FoldOptions(asked, untie, rotation, seed, trust_remote_code)
     composition, reasons = _composed(checkpoint, examination, options)
@@ -123,10 +138,12 @@ def fold(
         recipe = {"source": checkpoint.model_id, "steps": [step]}
         papers = {**document, "recipe": recipe}
         document |= writing.write(checkpoint, result, papers, verified, notes=notes, beside=beside)
-    document |= beside
-    document["seconds"] = round(time.monotonic() - started, 3)
-    document["peak_memory_bytes"] = peak_memory_bytes()
-    return FoldResult(document)
+    return FoldResult(_timed(document | beside, started))
+
+
+def _timed(document: dict[str, Any], started: float) -> dict[str, Any]:
+    seconds = round(time.monotonic() - started, 3)
+    return {**document, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def _check(dtype: str | None, rotation: str) -> None:

@@ -19,6 +19,7 @@ from normsurgery.api.document import (
     peak_memory_bytes,
     source_document,
 )
+from normsurgery.api.folding.planning import fold_surgeries
 from normsurgery.api.native import best_native, why_native
 from normsurgery.api.removal.applies import removal_surgery
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
@@ -79,6 +80,7 @@ def inspect(
             *conversions(checkpoint, examination),
             *depth_surgeries(examination, stacks),
             removal_surgery(examination),
+            *fold_surgeries(checkpoint, examination),
         ],
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),

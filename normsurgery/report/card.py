@@ -17,6 +17,8 @@ from normsurgery.report.card_removal import (
     removal_markdown,
 )
 from normsurgery.report.checks import checks, forms_of
+from normsurgery.report.fold_bn import batch_norm_heading, batch_norm_markdown
+from normsurgery.report.folding import fold_heading, fold_markdown
 from normsurgery.report.front_matter import merged, split
 from normsurgery.report.loading import custom_code, loading_lines
 from normsurgery.report.markdown import cell, row
@@ -54,6 +56,10 @@ WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
 RELATION = "finetune"
 
 
+# What a card says between contracts and verification, by kind of surgery.
+_SECTIONS = (batch_norm_markdown, removal_markdown, fold_markdown, depth_markdown)
+
+
 def model_card(
     document: Mapping[str, Any], source_card: str | None, *, notes: Sequence[str]
 ) -> str:
@@ -69,7 +75,7 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
-        depth=removal_markdown(document) + depth_markdown(document),
+        depth="".join(part(document) for part in _SECTIONS),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
         limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
@@ -93,18 +99,23 @@ def _is_on_hub(source: Mapping[str, Any]) -> bool:
     return bool(source.get("revision"))
 
 
+_PLAIN = ("LayerNorm", "BatchNorm", "x + shift")  # what a card need not name
+
+
 def _norms_after(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
     kinds = [kind for receipt in receipts for kind in (receipt.get("norms") or {}).get("after", {})]
-    return [kind for kind in dict.fromkeys(kinds) if kind != "LayerNorm"]
+    return [kind for kind in dict.fromkeys(kinds) if kind not in _PLAIN]
 
 
 def _heading(document: Mapping[str, Any]) -> str:
     source = document["source"]
     name = source["model"].rsplit("/", 1)[-1] if _is_on_hub(source) else source["architecture"]
     kinds = " and ".join(_norms_after(document["receipts"]))
-    without = removal_heading(document)
+    without = removal_heading(document) or batch_norm_heading(document)
     if without:
         return f"{name} {without}"
+    if fold_heading(document):
+        return f"{name}, {fold_heading(document)}"
     changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
     if changes:
         return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from normsurgery.report.fold_bn import batch_norm_facts, batch_norm_sections
+from normsurgery.report.folding import fold_sections
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.prune import depth_facts, depth_sections
@@ -31,6 +33,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
                 *([("contract", ", ".join(contracts))] if contracts else []),
                 *_target(target),
                 *_norms(document["receipts"]),
+                *batch_norm_facts(document),
                 *depth_facts(document),
                 *removal_facts(document),
             ]
@@ -39,7 +42,9 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     if target.get("alternatives"):
         parts += section("Alternatives", _alternatives(target["alternatives"]))
     parts += section("Steps", _steps(document["receipts"])) if document["receipts"] else []
+    parts += batch_norm_sections(document)
     parts += removal_sections(document)
+    parts += fold_sections(document)
     parts += depth_sections(document)
     if document.get("proof"):
         parts += section("Proof on a tiny random twin", _proof(document["proof"]))

@@ -10,6 +10,9 @@ GRAFT = "# with RMSNorm for LayerNorm, by the modeling file beside the weights"
 OTHER_GRAFT = "# by the modeling file beside the weights"
 
 
+_NO_RMSNORM = ("remove-ln", "fold-bn")
+
+
 def custom_code(document: Mapping[str, Any]) -> bool:
     """Whether a modeling file of ours travels with the result.
 
@@ -37,6 +40,6 @@ def loading_lines(document: Mapping[str, Any], where: str) -> list[str]:
     if target["form"] != "graft":
         lines += [STOCK, f"model = {plain}"] if target["form"] == "stock" else [f"model = {plain}"]
     if custom_code(document):
-        swaps = _swaps_norms(document) and document.get("command") != "remove-ln"
+        swaps = _swaps_norms(document) and document.get("command") not in _NO_RMSNORM
         lines += [GRAFT if swaps else OTHER_GRAFT, f"model = {trusted}"]
     return lines

@@ -266,7 +266,7 @@ def _moved(
             result = plus_product(
                 result, names, one.into_bias, one.into, vector, in_dim=one.into_in_dim
             )
-        result = with_zero_rows(result, names, one.bias, rows.unique())
+        result = with_zero_rows(result, names, one.bias, torch.unique(rows))
     return fold_receipt("value-bias", source, result, len(found))
 
 

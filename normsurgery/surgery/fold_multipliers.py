@@ -24,7 +24,7 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.names import NameMap
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.push import trace_of
-from normsurgery.anatomy.scaling_sites import Unmoved, absorb, numbers_of, rebuilt, sites_of
+from normsurgery.anatomy.scaling_sites import UnmovedError, absorb, numbers_of, rebuilt, sites_of
 from normsurgery.anatomy.sites import place
 from normsurgery.anatomy.twin import Twin, relative_error
 from normsurgery.checkpoint import Checkpoint
@@ -92,7 +92,7 @@ def _plan(name: str, keys: dict[str, float], examination: Examination) -> FoldPl
             continue
         try:
             found.append(_multiplier(examination, key, value, identity))
-        except Unmoved as error:
+        except UnmovedError as error:
             left[".".join(map(str, key))] = str(error)
     if not found:
         return said(left) or "no key of its configuration multiplies anything"
@@ -105,23 +105,21 @@ def _plan(name: str, keys: dict[str, float], examination: Examination) -> FoldPl
     )  # fmt: skip
 
 
-def _multiplier(
-    examination: Examination, key: Key, value: float, identity: float
-) -> Multiplier:
-    """What holds one number. Raises Unmoved where nothing does."""
+def _multiplier(examination: Examination, key: Key, value: float, identity: float) -> Multiplier:
+    """What holds one number. Raises UnmovedError where nothing does."""
     if not value:
-        raise Unmoved("it is zero")
+        raise UnmovedError("it is zero")
     written = value_at(examination.twin.model.config.to_dict(), key)
     plain = rebuilt(examination, key, type(written)(identity))
     sites = sites_of(examination, plain)
     if not sites:
-        raise Unmoved("nothing that runs multiplies by it as a plain number")
+        raise UnmovedError("nothing that runs multiplies by it as a plain number")
     factor = sites[0].factor
     power = next((p for p in _POWERS if _close((value / identity) ** p, factor)), None) if (
         value > 0
     ) else (1.0 if _close(value / identity, factor) else None)  # fmt: skip
     if power is None or not all(_close(site.factor, factor) for site in sites):
-        raise Unmoved("it multiplies by different numbers in different places")
+        raise UnmovedError("it multiplies by different numbers in different places")
     norms = {site.norm.name: site.norm for site in examination.anatomy.sites.values()}
     weights = absorb(trace_of(examination.twin), norms, sites)
     offsets = {n.weight_name: n.offset for n in norms.values() if n.weight_name and n.offset}
@@ -135,17 +133,17 @@ def _close(left: float, right: float) -> bool:
 
 
 def _check(examination: Examination, made: Multiplier, plain: Twin) -> None:
-    """Raise Unmoved unless the weights are whole on disk, all there, and hold the number."""
+    """Raise UnmovedError unless the weights are whole on disk, all there, and hold the number."""
     reason = why_not_editable(examination.names, made.weights)
     if reason:
-        raise Unmoved(reason)
+        raise UnmovedError(reason)
     parameters = dict(plain.model.named_parameters())
     places = {place(name) for name in made.weights}
     ran = trace_of(examination.twin).parameters
     missed = [n for n in parameters if place(n) in places and n not in made.weights]
     missed = [n for n in missed if n not in ran]
     if missed:
-        raise Unmoved(f"{missed[0]} was not run on the example inputs")
+        raise UnmovedError(f"{missed[0]} was not run on the example inputs")
     factor = (made.value / made.identity) ** made.power
     with torch.no_grad():
         for name, power in made.weights.items():
@@ -155,7 +153,7 @@ def _check(examination: Examination, made: Multiplier, plain: Twin) -> None:
     ours, theirs = (run_outputs(one.model, twin.inputs) for one in (plain, twin))
     error = relative_error(ours, theirs)[0]
     if not error <= _BOUND:
-        raise Unmoved(f"the weights that could hold it are felt elsewhere too ({error:.1e})")
+        raise UnmovedError(f"the weights that could hold it are felt elsewhere too ({error:.1e})")
 
 
 def _folded(

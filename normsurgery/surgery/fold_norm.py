@@ -165,7 +165,9 @@ def _folded_reader(
 ) -> dict[str, LazyTensor]:
     edits: dict[str, LazyTensor] = {}
     held_weights = names.on_disk(reader.weight)
-    for name, part in names.on_disk(reader.bias) if beta is not None and reader.bias else []:
+    for name, part in names.on_disk(reader.bias) if reader.bias else []:
+        if beta is None:
+            break
         weight_name, held = _beside(held_weights, part)
         add = partial(
             _plus_contracted, weight=checked_float(source, weight_name), beta=beta,

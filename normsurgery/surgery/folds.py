@@ -1,4 +1,4 @@
-"""What every exact fold hands back: the step that does it, what it leaves and how it could be wrong.
+"""What every exact fold hands back: the step that does it, what it leaves, how it could be wrong.
 
 A fold is planned on the source's examination and applied to checkpoints: the twin's, for the
 proof, and the real one.

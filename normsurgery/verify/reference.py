@@ -251,11 +251,12 @@ class _Runner:
 
     def _planned(self, model: Any, dtype: torch.dtype, narrow: torch.dtype) -> Plan:
         """Inputs that the reference answers with finite values, with the most padding it bears."""
-        self.layout = chosen_layout(
-            model,
-            lambda inputs: forward(model, Batch(inputs), dtype, self.device),
-            length=self.options.max_length,
-        )
+        if not self.options.gives_samples:
+            self.layout = chosen_layout(
+                model,
+                lambda inputs: forward(model, Batch(inputs), dtype, self.device),
+                length=self.options.max_length,
+            )
         plan = self._plan_with("natural", model, narrow)
         if _finite(forward(model, plan.batches[0], dtype, self.device)):
             return plan

@@ -116,6 +116,34 @@ def arrange_document() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def fold_bn_document() -> dict[str, Any]:
+    """A result of `fold-bn`: two stages of three norms folded, one left."""
+    names = [f"stages.{stage}.layers.{layer}.norm" for stage in range(2) for layer in range(3)]
+    norms = [
+        {
+            "name": name, "class": "BatchNorm2d", "kind": "producer",
+            "into": [f"{name.removesuffix('norm')}conv.weight"], "gone": False, "reason": None,
+        }
+        for name in names
+    ]  # fmt: skip
+    left = {"kind": "stays", "into": [], "reason": "relu between it and stages.2.conv"}
+    norms.append({**norms[0], **left, "name": "stages.2.norm"})
+    changed = {"kept": 14, "changed": 24, "added": 0, "dropped": 0}
+    counts = {"before": {"BatchNorm": 7}, "after": {"BatchNorm": 1}}
+    folded = {**receipt(), "surgery": "fold-bn-keep", "tensors": changed, "norms": counts}
+    return {
+        **convert_document(),
+        "command": "fold-bn",
+        "target": {**convert_document()["target"], "modeling_file": False},
+        "batch_norms": {
+            "form": "keep", "folded": 6, "left": 1, "merged_maps": 0, "merges_left": {},
+            "norms": norms,
+        },
+        "receipts": [folded],
+        "notes": ["inference only: in train mode a BatchNorm takes its statistics from the batch"],
+    }  # fmt: skip
+
+
 def plan_document() -> dict[str, Any]:
     document = convert_document()
     document["output"] = None
