@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -52,9 +53,14 @@ def push(recorded: Trace, node: Node, value: Tensor) -> Felt:
     changed: dict[Node, Tensor] = {node: value}
     linears: list[Linear] = []
     exposed = set(recorded.outputs.values())
-    for later in recorded.nodes[node.index + 1 :]:
-        if not any(parent in changed for parent in later.parents):
+    queue = [(consumer.index, consumer) for consumer in node.consumers]
+    heapify(queue)
+    seen: set[Node] = set()
+    while queue:
+        later = heappop(queue)[1]  # in the order of the forward
+        if later in seen:
             continue
+        seen.add(later)
         linear = stored_linear(later)
         if linear is not None and linear.argument in changed:
             linears.append(linear)
@@ -68,6 +74,8 @@ def push(recorded: Trace, node: Node, value: Tensor) -> Felt:
             changed[later] = new
             if later in exposed:
                 return Felt(changed, tuple(linears), "it is an output of the model")
+            for consumer in later.consumers:
+                heappush(queue, (consumer.index, consumer))
     return Felt(changed, tuple(linears))
 
 

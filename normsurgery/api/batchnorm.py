@@ -13,11 +13,15 @@ from normsurgery.anatomy.batchnorm.sites import BatchNorms
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.names import NameMap
 from normsurgery.anatomy.proof import Operate, Proof, prove
+from normsurgery.api.same_class import target_document
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
+from normsurgery.graft.attach import Graft, make_graft
+from normsurgery.graft.plan import foldedbn_plan
 from normsurgery.surgery.batchnorm_plan import BatchNormPlan, Form, plan_folds
 from normsurgery.surgery.cast import cast, stored_dtype, widens
 from normsurgery.surgery.fold_batchnorm import apply_folds
+from normsurgery.surgery.in_memory_form import in_memory_form, in_memory_names
 from normsurgery.surgery.receipt import Receipt
 
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
@@ -44,26 +48,34 @@ class BatchNormFolding:
     dtype: str | None
     cast_first: bool
     notes: tuple[str, ...]
+    graft: Graft | None = None
 
     @property
     def form(self) -> str:
         """What the result opens in."""
-        return "stock"
+        return "graft" if self.graft else "stock"
 
     @property
     def forms(self) -> dict[str, Callable[[Path], type]]:
-        return {"stock": lambda _: self.examination.model_class}
+        """The ways in which the result opens, by name."""
+        if self.graft:
+            return {"graft": self.graft.class_of()}
+        return {self.form: lambda _: self.examination.model_class}
 
     @property
     def why(self) -> str:
+        if self.graft:
+            return "--form graft: the norms are gone, and the stock class refuses this checkpoint"
         return "every norm stays as x + shift, so the source's class computes the same"
 
     @property
     def target(self) -> dict[str, Any]:
         """The `target` of the document."""
-        from normsurgery.api.same_class import target_document
-
-        return {**target_document(self.examination, self.why), "modeling_file": False}
+        found = target_document(self.examination, self.why)
+        if self.graft:
+            offered = {"auto_class": self.graft.auto_class, "auto_classes": [*self.graft.classes]}
+            found |= offered
+        return {**found, "form": self.form, "modeling_file": self.graft is not None}
 
     def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
         """The result and a receipt for each step."""
@@ -90,7 +102,12 @@ class BatchNormFolding:
         )
 
     def _steps(self, plan: BatchNormPlan, unfolded: Collection[str]) -> list[Step]:
-        return [lambda source: apply_folds(source, self.names, plan, unfolded=unfolded)]
+        names = self.examination.names
+        before: list[Step] = []
+        if self.graft:  # a model type of its own is loaded without the stock type's renames
+            before = [lambda source: in_memory_form(source, names)]
+        fold: Step = lambda source: apply_folds(source, self.names, plan, unfolded=unfolded)  # noqa: E731
+        return [*before, fold]
 
     def _applied(
         self, source: Checkpoint, steps: Sequence[Step]
@@ -98,8 +115,9 @@ class BatchNormFolding:
         receipts = []
         for step in steps:
             source, receipt = step(source)
-            receipts.append(receipt)
-        return source, receipts
+            if receipt.changed or receipt.added or receipt.dropped or receipt.config:
+                receipts.append(receipt)
+        return self.graft.attach(source) if self.graft else source, receipts
 
 
 def plan_folding(
@@ -124,12 +142,22 @@ def folding_of(
     found = read_batch_norms(examination.twin)
     stored = stored_dtype(dtype) if dtype else None
     dtypes = {name: tensor.dtype for name, tensor in checkpoint.items()}
-    plan = plan_folds(found, examination.names, form=form, dtypes=dtypes)
+    names = examination.names
+    if form == "graft":
+        names = in_memory_names(names)
+        dtypes = {part.parameter: dtypes[name] for name, part in examination.names.parts.items()}
+    plan = plan_folds(found, names, form=form, dtypes=dtypes)
     _require_some(found, plan)
     plan = replace(plan, dtype=stored)
+    graft = None
+    if form == "graft":
+        graft = make_graft(examination, foldedbn_plan(found, plan), source=checkpoint.model_id)
+    notes = _notes(checkpoint, examination, plan)
+    if graft:
+        notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
     return BatchNormFolding(
-        examination, found, plan, examination.names, stored,
-        bool(stored and widens(checkpoint, stored)), tuple(_notes(checkpoint, examination, plan)),
+        examination, found, plan, names, stored,
+        bool(stored and widens(checkpoint, stored)), tuple(notes), graft,
     )  # fmt: skip
 
 

@@ -64,9 +64,9 @@ def fold(
 ) -> FoldResult:
     """Fold gains, biases, scales and normalizations into the weights beside them, exactly.
 
-    what: one or more of weight-norm, image-norm, layerscale, mup, query-scale, value-bias,
-    key-bias, norm, rotate, which are done in this order in one pass over the files. The result
-    opens in the source's class. Or `recalibrate` alone: BatchNorm statistics measured anew on
+    what: one or more of weight-norm, image-norm, layerscale, mup, query-scale, norm,
+    value-bias, key-bias, rotate, which are done in this order in one pass over the files. The
+    result opens in the source's class. Or `recalibrate` alone: BatchNorm statistics measured anew on
     `data` after a lossy step, judged by labels or by `reference`, the original.
     untie: give a tied head a table of its own first, so that the last norm folds into it.
     rotation: which orthogonal matrices `rotate` uses. data: text to verify on; for `recalibrate`

@@ -30,7 +30,7 @@ def fold(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Fold gains, biases, scales and norms' γ and β into weights (exact).
+    """Fold gains, biases, norms' γ and β into weights (exact).
 
     The result opens in the source's class and computes the same. norm: γ and β into the linears
     that read a norm. layerscale: per-channel gains into the linear before them. image-norm: the
@@ -44,9 +44,9 @@ def fold(
     Examples:
       normsurgery fold meta-llama/Llama-3.2-1B -o out --what norm --untie
       normsurgery fold ./my-llama -o out --what norm,rotate
-      normsurgery fold ibm-granite/granite-3.3-2b-base -o out --what mup,query-scale
-      normsurgery fold facebook/dinov2-small -o out --what layerscale,norm --dry-run
-      normsurgery fold ./my-pruned-resnet -o out --what recalibrate --data ./images
+      normsurgery fold ./my-granite -o out --what mup,query-scale
+      normsurgery fold ./my-dinov2 -o out --what layerscale,norm --dry-run
+      normsurgery fold ./pruned -o out --what recalibrate --data ./images
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:

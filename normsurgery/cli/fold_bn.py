@@ -27,7 +27,7 @@ def fold_bn(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Fold BatchNorm into the convolutions and linears beside it (exact).
+    """Fold BatchNorm into convolutions and linears (exact).
 
     At inference a BatchNorm is a scale and a shift per channel. Which one folds into what is found
     by running a tiny twin of the model; what cannot fold is named with its reason. The result is

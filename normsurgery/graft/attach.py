@@ -11,6 +11,7 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
+from normsurgery.graft.batchnorm_classes import batch_norm_classes
 from normsurgery.graft.classes import offered_classes
 from normsurgery.graft.load import load_graft_class
 from normsurgery.graft.modeling import auto_map, modeling_file
@@ -23,6 +24,9 @@ _GUARD_KEYS = (
     "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
     "hidden_size", "d_model", "projection_dim", "vocab_size", "image_size", "num_channels",
 )  # fmt: skip
+# What every configuration has and reads loosely.
+_NO_GUARD = {"id2label", "label2id", "transformers_version", "architectures"}
+_UNFIT = 4
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Graft:
     classes: dict[str, str]
     refused: dict[str, str]
     config: dict[str, Any]
-    guard: tuple[str, int] | None = None
+    guard: tuple[str, Any] | None = None
 
     @property
     def auto_class(self) -> str:
@@ -78,13 +82,16 @@ def make_graft(
     """
     model = examination.twin.model
     own = examination.model_class.__name__
-    offered, refused = offered_classes(examination, part=part, folded=folded, plan=plan)
+    if plan.batch_norms is not None:
+        offered, refused = batch_norm_classes(examination, plan.batch_norms)
+    else:
+        offered, refused = offered_classes(examination, part=part, folded=folded, plan=plan)
     names = list(dict.fromkeys([own, *offered.values()]))
     module = examination.model_class.__module__
     stock = module.startswith("transformers.")
     file = f"modeling_{plan.name}.py"
     edits: dict[str, Any] = {"auto_map": auto_map(file, offered, exclusive=plan.exclusive)}
-    guard = _guard(examination.config, norm_free=plan.norm_free) if plan.exclusive else None
+    guard = _guard(examination.config, plan) if plan.exclusive else None
     model_type = f"{examination.config.model_type}_{plan.name}"
     if plan.exclusive:
         edits["model_type"] = model_type
@@ -110,17 +117,37 @@ def main_auto_class(classes: Mapping[str, str], class_name: str) -> str:
     return next((auto for auto in own if auto != "AutoModelForPreTraining"), "AutoModel")
 
 
-def _guard(config: Any, *, norm_free: bool) -> tuple[str, int]:
-    """An integer key of the configuration that the stock class refuses to read a sentence from."""
-    values = config.to_dict()
-    for key in _GUARD_KEYS:
-        if isinstance(values.get(key), int) and _is_checked(type(config), {**values, key: GUARD}):
+def _guard(config: Any, plan: GraftPlan) -> tuple[str, Any]:
+    """A key of the configuration that the stock class refuses to read a sentence from.
+
+    One of the usual counts where there is one, else any number, else any list or part.
+    """
+    values = {key: value for key, value in config.to_dict().items() if key not in _NO_GUARD}
+    for key in sorted(values, key=lambda key: _guard_rank(key, values[key])):
+        if _guard_rank(key, values[key])[0] < _UNFIT and _is_checked(
+            type(config), {**config.to_dict(), key: GUARD}
+        ):
             return key, values[key]
     raise UnsupportedModelError(
         f"{type(config).__name__} reads any value, so the stock class cannot be kept from opening "
         "what it would compute wrongly",
-        "--export stock has no such need" if norm_free else "--target stock has no such need",
+        _other_form(plan),
     )
+
+
+def _other_form(plan: GraftPlan) -> str:
+    if plan.batch_norms is not None:
+        return "--form keep has no such need"
+    return f"--{'export' if plan.norm_free else 'target'} stock has no such need"
+
+
+def _guard_rank(key: str, value: Any) -> tuple[int, int]:
+    """How fit a key is to be the guard: the smaller, the better."""
+    if isinstance(value, str | bool) or value is None:
+        return _UNFIT, 0
+    if isinstance(value, int):
+        return (0, _GUARD_KEYS.index(key)) if key in _GUARD_KEYS else (1, 0)
+    return (3, 0) if isinstance(value, Mapping) else (2, 0)
 
 
 def _is_checked(config_class: Any, values: dict[str, Any]) -> bool:

@@ -73,17 +73,23 @@ def _tables(
     plan: GraftPlan, modules: Sequence[str], parameters: Sequence[str], prefix: str
 ) -> list[tuple[str, str, Any]]:
     tables: list[tuple[str, str, Any]] = []
-    norms, what = _norms(plan)
+    norms, comment = _norms(plan)
     if norms:
-        tables.append(("NORMS", what, patterns(norms, modules, prefix=prefix)))
+        tables.append(("NORMS", comment, patterns(norms, modules, prefix=prefix)))
     held = "Norms that are baked into the embedding table."
     if plan.norm_free:
         held = "Norms that the linears that read them hold."
+    what = "Linears that take a norm's bias."
+    if plan.batch_norms is not None:
+        held = "BatchNorms that the convolutions and linears beside them hold."
+        what = "Convolutions and linears that get a bias."
     for name, comment, wanted in (
         ("CENTRED_OUTPUTS", "Modules whose result loses its mean.", plan.centred_outputs),
         ("CENTRED_INPUTS", "Modules whose argument loses its mean.", plan.centred_inputs),
         ("REMOVED", held, plan.removed),
-        ("BIASES", "Linears that take a norm's bias.", plan.biases),
+        ("ACTIVATED", "BatchNorms of which the activation stays.", plan.activated),
+        ("SILENT", "Modules whose part another module holds.", plan.silent),
+        ("BIASES", what, plan.biases),
     ):
         if wanted:
             found = patterns(dict.fromkeys(wanted, True), modules, prefix=prefix)
@@ -117,6 +123,9 @@ def _literal(value: Mapping[str, Any] | tuple[str, ...]) -> str:
 def _header(plan: GraftPlan, source: str, auto_class: str, classes: Sequence[str]) -> str:
     named = {"model": classes[0], "source": source, "auto_class": auto_class}
     named["ways"] = templates.ONE_WAY if plan.exclusive else templates.TWO_WAYS
+    if plan.batch_norms is not None:
+        merged = templates.MERGED if plan.silent else ""
+        return templates.FOLDEDBN_HEADER.format(**named, merged=merged)
     if plan.norm_free:
         where = templates.IN_READERS if plan.removed else templates.IN_PLACE
         both = plan.removed and plan.norms
@@ -127,7 +136,7 @@ def _header(plan: GraftPlan, source: str, auto_class: str, classes: Sequence[str
 def _imports(origin: str, classes: Sequence[str], config_class: str, plan: GraftPlan) -> str:
     lines = ["import json"] if plan.exclusive else []
     lines += ["import re", ""]
-    functional = not (plan.narrowed or plan.norm_free)
+    functional = not (plan.narrowed or plan.norm_free or plan.batch_norms)
     lines += ["import torch"] if plan.narrowed or _has_gainless(plan) else []
     lines += ["import transformers"] if origin == "transformers" else []
     lines += ["from torch import nn"]
@@ -142,6 +151,8 @@ def _norm_class(plan: GraftPlan) -> str:
     """The class of the modules that stand for the norms, "" where none is needed."""
     if plan.narrowed:
         return templates.CRMSNORM
+    if plan.batch_norms is not None:
+        return templates.SILENT if plan.silent else ""
     if plan.norm_free:
         return _affine(plan) if plan.norms else ""
     return _rms_norm(plan)
@@ -178,14 +189,18 @@ def _graft(plan: GraftPlan) -> str:
     if plan.norm_free:
         made = "Affine(module, found)"
     used = plan.norms or plan.centred_outputs or plan.centred_inputs or plan.biases
+    used = used or plan.activated
+    biases = templates.GRAFT_CHANNEL_BIASES if plan.batch_norms else templates.GRAFT_BIASES
     return templates.GRAFT.format(module="module" if used else "_") + "".join(
         piece
         for piece, wanted in (
             (templates.GRAFT_NORMS.format(made=made), plan.norms),
             (templates.GRAFT_REMOVED, plan.removed),
+            (templates.GRAFT_ACTIVATED, plan.activated),
+            (templates.GRAFT_SILENT, plan.silent),
             (templates.GRAFT_OUTPUTS, plan.centred_outputs),
             (templates.GRAFT_INPUTS, plan.centred_inputs),
-            (templates.GRAFT_BIASES, plan.biases),
+            (biases, plan.biases),
             (templates.GRAFT_NARROWED, plan.narrowed),
         )
         if wanted

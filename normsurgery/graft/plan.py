@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from normsurgery.anatomy.batchnorm.sites import BatchNorms
 from normsurgery.anatomy.model import Anatomy, NormSite
 from normsurgery.anatomy.names import NameMap
+from normsurgery.surgery.batchnorm_plan import BatchNormPlan
 from normsurgery.surgery.crmsnorm import bias_of
 from normsurgery.surgery.fold_norm import stream_sites
 from normsurgery.surgery.frozen_sites import FrozenSite
@@ -21,7 +23,9 @@ class GraftPlan:
     removed: norms that become the identity. narrowed: (parameter, axis) with one channel less.
     biases: linears that get a bias. exclusive: the stock class would compute something else, so
     the checkpoint has a model type of its own and the stock class refuses it. norm_free: the norms
-    do not divide: `norms` are those that stay, as affine maps.
+    do not divide: `norms` are those that stay, as affine maps. batch_norms: of a plan whose
+    BatchNorms are folded; then `removed` become the identity, `activated` (norms that also apply an
+    activation) keep that alone, and `silent` modules give zero, as another map holds what they gave.
     """
 
     norms: tuple[NormSite, ...]
@@ -32,9 +36,14 @@ class GraftPlan:
     biases: tuple[str, ...] = ()
     exclusive: bool = False
     norm_free: bool = False
+    batch_norms: BatchNorms | None = None
+    activated: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
+        if self.batch_norms is not None:
+            return "foldedbn"
         if self.norm_free:
             return "normfree"
         return "crmsnorm" if self.narrowed else "rmsnorm"
@@ -97,4 +106,18 @@ def normfree_plan(sites: Sequence[FrozenSite]) -> GraftPlan:
         biases=tuple(dict.fromkeys(module for site in sites for module in site.biases)),
         exclusive=True,
         norm_free=True,
+    )
+
+
+def foldedbn_plan(found: BatchNorms, plan: BatchNormPlan) -> GraftPlan:
+    """BatchNorms that their neighbours hold, and parallel maps that one of them holds."""
+    acting = {site.name for site in plan.sites if site.norm.activates}
+    return GraftPlan(
+        norms=(),
+        removed=tuple(name for name in plan.removed if name not in acting),
+        activated=tuple(name for name in plan.removed if name in acting),
+        silent=plan.silent,
+        biases=tuple(map_.module for map_ in plan.biases),
+        exclusive=True,
+        batch_norms=found,
     )

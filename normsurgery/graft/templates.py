@@ -108,6 +108,25 @@ def narrow(module, name, axis):
         module.nf = module.weight.shape[1]
 """
 
+FOLDEDBN_HEADER = '''"""{model} with its BatchNorms folded away.
+
+Made by normsurgery from {source}.
+At inference a BatchNorm is a scale and a shift per channel; the convolution or linear beside it
+holds both{merged}. For inference only. {ways}
+
+    from transformers import {auto_class}
+    {auto_class}.from_pretrained(PATH, trust_remote_code=True)
+"""'''
+MERGED = ", and one convolution holds what parallel ones gave (arXiv 2101.03697)"
+
+SILENT = '''
+class Silent(nn.Module):
+    """Stands where another module holds what this one gave: adds nothing."""
+
+    def forward(self, hidden_states, *args, **kwargs):
+        return hidden_states.new_zeros(())
+'''
+
 LOOKUP = '''
 def lookup(table, name):
     """The table's value for a name, by the first pattern that matches, or None."""
@@ -132,6 +151,23 @@ GRAFT_NORMS = """\
 GRAFT_REMOVED = """\
         if lookup(REMOVED, name):
             setattr(model.get_submodule(parent), child, nn.Identity())
+"""
+
+GRAFT_ACTIVATED = """\
+        if lookup(ACTIVATED, name):
+            setattr(model.get_submodule(parent), child, nn.Sequential(*module.children()))
+"""
+
+GRAFT_SILENT = """\
+        if lookup(SILENT, name):
+            setattr(model.get_submodule(parent), child, Silent())
+"""
+
+GRAFT_CHANNEL_BIASES = """\
+        if lookup(BIASES, name):
+            outputs = getattr(module, "out_channels", None) or getattr(module, "nf", None)
+            size = outputs or module.weight.shape[0]
+            module.bias = nn.Parameter(module.weight.new_empty(size))
 """
 
 GRAFT_OUTPUTS = """\

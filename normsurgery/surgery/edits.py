@@ -107,8 +107,39 @@ def plus_product(
     return source.override(edits)
 
 
+def plus_product_in_rows(
+    source: Checkpoint,
+    names: NameMap,
+    table: str,
+    weight: str,
+    vector: Vector,
+    *,
+    in_dim: int,
+    first: int,
+) -> Checkpoint:
+    """Add W v to every row of a table [..., rows, out] from `first` on."""
+    (weight_name, part), *_ = names.on_disk(weight)
+    change = partial(
+        _plus_rows, weight=checked_float(source, weight_name), vector=vector,
+        dim=part.axis(in_dim), first=first,
+    )  # fmt: skip
+    edits = {name: checked_float(source, name).map(change) for name, _ in names.on_disk(table)}
+    return source.override(edits)
+
+
 def _plus(bias: Tensor, *, weight: LazyTensor, vector: Vector, dim: int) -> Tensor:
+    return (bias.double() + _product(weight, vector, dim)).to(bias.dtype)
+
+
+def _plus_rows(
+    table: Tensor, *, weight: LazyTensor, vector: Vector, dim: int, first: int
+) -> Tensor:
+    new = table.double().clone()
+    new[..., first:, :] += _product(weight, vector, dim)
+    return new.to(table.dtype)
+
+
+def _product(weight: LazyTensor, vector: Vector, dim: int) -> Tensor:
+    """W v; of a convolution summed over its taps, which all see the same constant."""
     product = contracted(weight.load(), vector(), dim=dim)
-    while product.dim() > 1:  # what is left of a kernel: every tap sees the same constant
-        product = product.sum(-1)
-    return (bias.double() + product).to(bias.dtype)
+    return product.flatten(1).sum(1) if product.dim() > 1 else product

@@ -3,38 +3,44 @@
 Contract: exact. The model was given x = (p r − m)/s and is given p: W ← W diag(r/s),
 b ← b − Σ W m/s (sum over input channels and taps), and preprocessor_config.json says
 `do_normalize: false, rescale_factor: 1.0`, which stock processors honour.
-Refuses a zero-padded convolution (its border would see another constant), one without a bias, a
+Without a bias the constant goes into the table of positions that is added to the convolution.
+Refuses a zero-padded convolution (its border would see another constant), one with neither, a
 picture that anything else reads, and a processor that pads, or shifts, after it normalizes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from normsurgery.anatomy.axes import child_axis
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.linears import Linear, as_linear, stored
 from normsurgery.anatomy.names import NameMap
+from normsurgery.anatomy.position_tables import PositionTable, position_table
 from normsurgery.anatomy.push import trace_of
-from normsurgery.anatomy.runtime import quiet
-from normsurgery.anatomy.trace import Node
+from normsurgery.anatomy.trace import Node, Trace
 from normsurgery.checkpoint import Checkpoint
-from normsurgery.checkpoint.files import read_small
-from normsurgery.surgery.edits import plus_product, scaled_along, why_not_editable
+from normsurgery.surgery.edits import (
+    plus_product,
+    plus_product_in_rows,
+    scaled_along,
+    why_not_editable,
+)
 from normsurgery.surgery.folds import FoldOptions, FoldPlan, Inputs, fold_receipt
+from normsurgery.surgery.image_processor import (
+    Pixels,
+    RefusedError,
+    pixels_of,
+    processor_files,
+    without_normalization,
+)
 from normsurgery.surgery.receipt import Receipt
 
 PICTURE = "pixel_values"
-_FILES = ("preprocessor_config.json", "processor_config.json")
-_NESTED = "image_processor"  # where the second of them holds what the first does
-_LIMIT = 1 << 20  # bytes of such a file
 # Functions between the picture and the convolution that only move its pixels.
 _MOVES = {
     "view", "reshape", "permute", "transpose", "flatten", "unflatten", "unsqueeze", "squeeze",
@@ -42,42 +48,18 @@ _MOVES = {
     "__getitem__", "select", "unbind", "split", "chunk",
 }  # fmt: skip
 _PADDING = 4  # the position of a convolution's argument padding
-_OTHERWISE = {
-    "do_pad": "pads with zeros after it normalizes",
-    "do_flip_channel_order": "exchanges channels",
-    "offset": "shifts pixels when it rescales",
-}
-
-
-class _RefusedError(Exception):
-    """Why the fold does not apply."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What a processor makes of pixels: (p · rescale − mean) / std, channel by channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    rescale: float
-
-    @property
-    def gain(self) -> Tensor:
-        return self.rescale / torch.tensor(self.std, dtype=torch.float64)
-
-    @property
-    def shift(self) -> Tensor:
-        return -torch.tensor(self.mean, dtype=torch.float64) / torch.tensor(
-            self.std, dtype=torch.float64
-        )
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A convolution that reads the picture. in_dim: of its weight; axis: the picture's channels."""
+    """A convolution that reads the picture. in_dim: of its weight; axis: the picture's channels.
+
+    The mean goes into its bias, or else into the table of positions that is added to its output.
+    """
 
     weight: str
-    bias: str
+    bias: str | None
+    table: PositionTable | None
     in_dim: int
     axis: int
 
@@ -88,14 +70,17 @@ def plan_image_norm(
     """The picture's normalization into the convolutions that read it, if nothing else does."""
     try:
         stems = _stems(examination)
-        pixels = _pixels(checkpoint)
-        reason = why_not_editable(examination.names, [s.weight for s in stems])
+        pixels = pixels_of(checkpoint)
+        reason = why_not_editable(
+            examination.names,
+            [n for s in stems for n in (s.weight, s.bias, s.table.name if s.table else None)],
+        )
         channels = _channels(checkpoint, examination.names, stems[0])
         if channels != len(pixels.mean):
             reason = f"the processor speaks of {len(pixels.mean)} channels, the model of {channels}"
         if reason:
             return reason
-    except _RefusedError as error:
+    except RefusedError as error:
         return str(error)
     step = partial(_folded, names=examination.names, stems=stems, pixels=pixels)
     return FoldPlan(
@@ -111,31 +96,31 @@ def plan_image_norm(
 
 
 def _stems(examination: Examination) -> list[Stem]:
-    """The convolutions that read the picture. Raises _RefusedError where something else does."""
+    """The convolutions that read the picture. Raises RefusedError where something else does."""
     picture = examination.twin.inputs.get(PICTURE)
     recorded = trace_of(examination.twin)
     start = next((n for n in recorded.nodes if picture is not None and n.value is picture), None)
     if start is None or picture is None or picture.dim() < 4:
-        raise _RefusedError("it takes no pictures")
+        raise RefusedError("it takes no pictures")
     reads = _reads(start, picture.dim() - 2)
     found = {
         stem.weight: stem
         for linear, axis, origin in reads
-        if (stem := _stem(linear, axis, origin)) is not None
+        if (stem := _stem(recorded, linear, axis, origin)) is not None
     }
     nodes = {linear.node for linear, _, _ in reads}
     if not found or len({stem.axis for stem in found.values()}) > 1:
         where = next((node.module for node in nodes), "nothing")
-        raise _RefusedError(f"{where} reads it, and not as a plain convolution over its channels")
+        raise RefusedError(f"{where} reads it, and not as a plain convolution over its channels")
     for stem in found.values():
         if any(node not in nodes for node in recorded.parameters[stem.weight].consumers):
-            raise _RefusedError(f"{stem.weight} is read elsewhere too")
+            raise RefusedError(f"{stem.weight} is read elsewhere too")
     return list(found.values())
 
 
 def _reads(start: Node, axes: int) -> list[tuple[Linear, int, int]]:
     """Every linear that reads the picture, with the axis there of each of its first `axes` axes,
-    and that axis itself. Raises _RefusedError where something else reads it."""
+    and that axis itself. Raises RefusedError where something else reads it."""
     found = []
     queue = [(start, axis, axis) for axis in range(axes)]
     seen: set[tuple[Node, int]] = set()
@@ -147,7 +132,7 @@ def _reads(start: Node, axes: int) -> list[tuple[Linear, int, int]]:
                 found.append((linear, axis, origin))
             elif consumer.op not in _MOVES:
                 where = consumer.module or "the model"
-                raise _RefusedError(f"{where} reads it with {consumer.op}")
+                raise RefusedError(f"{where} reads it with {consumer.op}")
             elif (position := child_axis(consumer, node, axis)) is not None:
                 if (consumer, position) not in seen:
                     seen.add((consumer, position))
@@ -155,7 +140,7 @@ def _reads(start: Node, axes: int) -> list[tuple[Linear, int, int]]:
     return found
 
 
-def _stem(linear: Linear, axis: int, origin: int) -> Stem | None:
+def _stem(recorded: Trace, linear: Linear, axis: int, origin: int) -> Stem | None:
     """The convolution, if the picture's channels at `axis` are its input channels."""
     node, read, held = linear.node, linear.argument.value, linear.weight.value
     if linear.kind != "convolution" or linear.in_dim is None or read is None or held is None:
@@ -163,16 +148,17 @@ def _stem(linear: Linear, axis: int, origin: int) -> Stem | None:
     if axis != read.dim() - held.dim() + 1:
         return None
     if _pads(node):
-        raise _RefusedError(
+        raise RefusedError(
             f"{node.module} pads with zeros, and its border would see another constant"
         )
     weight = stored(linear.weight, linear.in_dim, node)
     bias = stored(linear.bias, 0, node) if linear.bias is not None else None
     if weight is None:
-        raise _RefusedError(f"{node.module} computes its weight when it runs")
-    if bias is None:
-        raise _RefusedError(f"{node.module} has no bias to take the mean")
-    return Stem(weight.name, bias.name, weight.axis, origin)
+        raise RefusedError(f"{node.module} computes its weight when it runs")
+    table = position_table(recorded, node) if bias is None else None
+    if bias is None and table is None:
+        raise RefusedError(f"{node.module} has no bias to take the mean, and no positions after it")
+    return Stem(weight.name, bias.name if bias else None, table, weight.axis, origin)
 
 
 def _pads(node: Node) -> bool:
@@ -185,75 +171,6 @@ def _pads(node: Node) -> bool:
 def _channels(checkpoint: Checkpoint, names: NameMap, stem: Stem) -> int:
     name, part = names.on_disk(stem.weight)[0]
     return checkpoint[name].shape[part.axis(stem.in_dim)]
-
-
-def _files(source: Checkpoint) -> dict[str, dict[str, Any]]:
-    """The processor's files that speak of normalization, by name."""
-    found = {}
-    for name in _FILES:
-        if name in source.extra_files:
-            text = source.extra_files[name]
-        elif name in source.side_files:
-            text = read_small(source.directory / name, _LIMIT)
-        else:
-            continue
-        try:
-            values = json.loads(text)
-        except ValueError:
-            raise _RefusedError(f"{name} is not JSON") from None
-        if isinstance(values, dict) and _part(values) is not None:
-            found[name] = values
-    return found
-
-
-def _part(values: dict[str, Any]) -> dict[str, Any] | None:
-    """The image processor's part of a processor's file."""
-    nested = values.get(_NESTED)
-    part = nested if isinstance(nested, dict) else values
-    return part if {"image_mean", "do_normalize", "image_processor_type"} & set(part) else None
-
-
-def _pixels(checkpoint: Checkpoint) -> Pixels:
-    """What the processor does. Raises _RefusedError where it normalizes nothing, or does more."""
-    files = _files(checkpoint)
-    if not files:
-        raise _RefusedError("the checkpoint has no image processor (preprocessor_config.json)")
-    part = dict(_part(next(iter(files.values()))) or {})
-    wanted = ("do_normalize", "image_mean", "image_std", "do_rescale", "rescale_factor")
-    if any(part.get(key) is None for key in wanted):
-        part = {**_defaults(checkpoint, wanted), **{k: v for k, v in part.items() if v is not None}}
-    for key, what in _OTHERWISE.items():
-        if part.get(key):
-            raise _RefusedError(f"the image processor {what} ({key})")
-    if not part["do_normalize"]:
-        raise _RefusedError("the image processor does not normalize (do_normalize)")
-    mean, std = (_numbers(part[key], key) for key in ("image_mean", "image_std"))
-    if len(mean) != len(std) or not all(std):
-        raise _RefusedError("image_mean and image_std of the image processor do not fit each other")
-    rescale = float(part["rescale_factor"]) if part["do_rescale"] else 1.0
-    if not rescale:
-        raise _RefusedError("the image processor's rescale_factor is zero")
-    return Pixels(mean, std, rescale)
-
-
-def _defaults(checkpoint: Checkpoint, wanted: Sequence[str]) -> dict[str, Any]:
-    """What the processor's class fills in."""
-    from transformers import AutoImageProcessor
-
-    try:
-        with quiet():
-            made = AutoImageProcessor.from_pretrained(checkpoint.directory)
-        return {key: getattr(made, key) for key in wanted}
-    except Exception as error:  # whatever its class raises, or lacks
-        reason = " ".join(str(error).split())[:120]
-        raise _RefusedError(f"the image processor cannot be opened: {reason}") from error
-
-
-def _numbers(value: Any, key: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(item) for item in value)
-    except (TypeError, ValueError):
-        raise _RefusedError(f"{key} of the image processor is {value!r}") from None
 
 
 def _raw(inputs: Inputs, *, pixels: Pixels, axis: int) -> dict[str, Tensor]:
@@ -279,21 +196,18 @@ def _folded(
     """shifts: whether the bias takes the mean."""
     result = source
     for stem in stems:
-        if shifts:
+        if shifts and stem.bias:
             result = plus_product(
                 result, names, stem.bias, stem.weight, lambda: pixels.shift, in_dim=stem.in_dim
             )
+        elif shifts and stem.table:
+            result = plus_product_in_rows(
+                result, names, stem.table.name, stem.weight, lambda: pixels.shift,
+                in_dim=stem.in_dim, first=stem.table.first,
+            )  # fmt: skip
         result = scaled_along(result, names, stem.weight, lambda: pixels.gain, axis=stem.in_dim)
-    files = {name: _without_normalization(values) for name, values in _files(source).items()}
+    files = {
+        name: without_normalization(values) for name, values in processor_files(source).items()
+    }
     result = result.with_files(files)
     return fold_receipt("image-norm", source, result, len(stems))
-
-
-def _without_normalization(values: Mapping[str, Any]) -> bytes:
-    """A processor's file that hands on pixels as they are: still rescaled, by one, so that they
-    come out as floating numbers."""
-    changed = json.loads(json.dumps(values))
-    part = _part(changed)
-    assert part is not None
-    part.update(do_normalize=False, do_rescale=True, rescale_factor=1.0)
-    return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()

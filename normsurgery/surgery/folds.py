@@ -25,9 +25,9 @@ FOLD_ORDER = (
     "layerscale",
     "mup",
     "query-scale",
+    "norm",  # before the biases: β adds to them
     "value-bias",
     "key-bias",
-    "norm",
     "rotate",
 )
 

@@ -81,6 +81,10 @@ MODELS: dict[str, Spec] = {
     "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", IMAGE),
     "vit": ("ViTForImageClassification", "ViTConfig", IMAGE),
     "clip_vision": ("CLIPVisionModel", "CLIPVisionConfig", IMAGE),
+    "pixtral": (
+        "PixtralVisionModel", "PixtralVisionConfig",
+        {**IMAGE, "head_dim": 12, "num_channels": 3},
+    ),
     "convnext": (
         "ConvNextForImageClassification", "ConvNextConfig",
         {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2, "image_size": 32},

@@ -29,6 +29,7 @@ from normsurgery.checkpoint import Checkpoint, open_checkpoint
 from normsurgery.errors import ResourceError, UnsupportedModelError, UsageError, VerificationError
 from normsurgery.graft.doors import one_door
 from normsurgery.surgery.recalibrate import NormValues, recalibrate
+from normsurgery.surgery.receipt import Receipt
 from normsurgery.verify.load import available_memory_bytes, load_model
 from normsurgery.verify.reference import chosen_device
 from normsurgery.verify.sources import ModelSource
@@ -82,7 +83,11 @@ def recalibrate_command(
 
 @dataclass(frozen=True)
 class _Fitted:
-    """places: the norms as they are re-inserted. statistics: of those that were reached."""
+    """places: the norms as they are re-inserted. statistics: of those that were reached.
+
+    figures: on the held-out part: "before", "after" and, with labels, the "reference". fitting,
+    held_out: samples. reference: the original as the user named it.
+    """
 
     places: Mapping[str, Place]
     statistics: Mapping[str, Statistics]
@@ -90,6 +95,7 @@ class _Fitted:
     fitting: int
     held_out: int
     about: Mapping[str, Any]
+    reference: str | None
 
     def values(self) -> dict[str, NormValues]:
         """The norms that are written: those with new statistics."""
@@ -132,25 +138,36 @@ def _fitted(
             with _loaded(original, examination, device, writing) as teacher:
                 theirs = outputs_of(teacher, held)
         figures = {"before": measured(outputs_of(model, held), held, theirs)}
-        for name, place in places.items():
-            placed(model.get_submodule(name), place.values, place.dtypes)
-
-        def store(name: str, found: Statistics) -> None:
-            values = replace(places[name].values, mean=found.mean, variance=found.variance)
-            placed(model.get_submodule(name), values, places[name].dtypes)
-
-        task = writing.progress.task("re-estimate the norms", len(places), "steps")
-        with task as advance:
-            statistics = reestimate(
-                model, {name: place.norm.axis for name, place in places.items()}, fitting,
-                memory_bytes=available_memory_bytes() // _ACTIVATIONS, store=store,
-                advance=advance,
-            )  # fmt: skip
+        statistics = _refitted(model, places, fitting, writing)
         figures["after"] = measured(outputs_of(model, held), held, theirs)
         if theirs is not None and figures["before"].loss is not None:
             figures["reference"] = measured(theirs, held, theirs)
     _check_better(figures)
-    return _Fitted(places, statistics, figures, len(fitting), len(held), fitting.about)
+    named = None if original is None else original.model_id
+    return _Fitted(places, statistics, figures, len(fitting), len(held), fitting.about, named)
+
+
+def _refitted(
+    model: nn.Module, places: Mapping[str, Place], fitting: Samples, writing: Writing
+) -> dict[str, Statistics]:
+    """Re-insert the norms, measure them anew and leave the model with the result."""
+    for name, place in places.items():
+        placed(model.get_submodule(name), place.values, place.dtypes)
+
+    def store(name: str, found: Statistics) -> None:
+        values = replace(places[name].values, mean=found.mean, variance=found.variance)
+        placed(model.get_submodule(name), values, places[name].dtypes)
+
+    axes = {name: place.norm.axis for name, place in places.items()}
+    device = next(model.parameters()).device
+    free = available_memory_bytes()
+    if device.type == "cuda":
+        free = min(free, torch.cuda.mem_get_info(device)[0])
+    with writing.progress.task("re-estimate the norms", len(places), "steps") as advance:
+        return reestimate(
+            model, axes, fitting,
+            memory_bytes=free // _ACTIVATIONS, store=store, advance=advance,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -226,28 +243,8 @@ def _written(
     )  # fmt: skip
     unreached = sorted(set(fitted.places) - set(values))
     left = {**left, **dict.fromkeys(unreached, "the samples do not reach it")}
-    document: dict[str, Any] = {
-        "command": "fold",
-        "version": VERSION,
-        "source": source_document(checkpoint, examination.model_class.__name__),
-        "output": None,
-        "target": target_document(examination, "only the norms' values change"),
-        "receipts": [receipt.to_dict()],
-        "folds": [
-            {"name": RECALIBRATE, "applies": True, "count": len(values), "left": left,
-             "notes": [], "why_not": None}
-        ],
-        "recalibration": {
-            "norms": len(values),
-            "reinserted": receipt.parameters["reinserted"],
-            "samples": fitted.fitting,
-            "held_out": fitted.held_out,
-            "data": dict(fitted.about),
-            **{name: found.to_dict() for name, found in fitted.figures.items()},
-        },
-        "notes": [*doors, *fitted.about.get("notes", ())],
-        "verification": unverified("fitted"),
-    }  # fmt: skip
+    document = _document(checkpoint, examination, fitted, left, receipt)
+    document["notes"] = [*doors, *fitted.about.get("notes", ())]
     if request.dry_run:
         return document | {"plan": writing.plan(checkpoint, result, [receipt], "fitted")}
 
@@ -260,13 +257,38 @@ def _written(
             seed=request.seed,
         )  # fmt: skip
 
-    step = {"surgery": "fold", "what": [RECALIBRATE], "data": _text(request.data),
-            "reference": _text(request.reference)}  # fmt: skip
-    papers = {**document, "recipe": {"source": checkpoint.model_id, "steps": [step]}}
-    return document | writing.write(
-        checkpoint, result, papers, verified, notes=document["notes"]
-    )  # fmt: skip
+    step = {"surgery": "fold", "what": [RECALIBRATE], "reference": fitted.reference}
+    recipe = {"source": checkpoint.model_id, "steps": [step]}
+    papers = {**document, "recipe": recipe}
+    return document | writing.write(checkpoint, result, papers, verified, notes=document["notes"])
 
 
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+def _document(
+    checkpoint: Checkpoint,
+    examination: Examination,
+    fitted: _Fitted,
+    left: Mapping[str, str],
+    receipt: Receipt,
+) -> dict[str, Any]:
+    norms = receipt.parameters["norms"]
+    row = {"name": RECALIBRATE, "applies": True, "count": norms, "left": dict(left), "notes": [],
+           "why_not": None}  # fmt: skip
+    return {
+        "command": "fold",
+        "version": VERSION,
+        "source": source_document(checkpoint, examination.model_class.__name__),
+        "output": None,
+        "target": target_document(examination, "only the norms' values change"),
+        "receipts": [receipt.to_dict()],
+        "folds": [row],
+        "recalibration": {
+            "norms": norms,
+            "reinserted": receipt.parameters["reinserted"],
+            "reference_model": fitted.reference,
+            "samples": fitted.fitting,
+            "held_out": fitted.held_out,
+            "data": dict(fitted.about),
+            **{name: found.to_dict() for name, found in fitted.figures.items()},
+        },
+        "verification": unverified("fitted"),
+    }
