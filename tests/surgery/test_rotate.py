@@ -217,9 +217,7 @@ REFUSALS = {
 def test_what_cannot_rotate_is_refused_with_its_reason(name: str, make: Make) -> None:
     subject = make(name)
     with pytest.raises(UnsupportedModelError, match=REFUSALS[name]):
-        plan_folds(subject.source, subject.examination, FoldOptions(what=("rotate",)))
-    found = plan_rotate(subject.source, subject.examination, FoldOptions(what=BOTH))
-    assert isinstance(found, str)
+        plan_folds(subject.source, subject.examination, FoldOptions(what=BOTH))
 
 
 def test_gains_must_be_folded_first(make: Make) -> None:
