@@ -74,7 +74,7 @@ SURGERIES: Mapping[str, Surgery] = {
         },
     ),
     "fold_bn": Surgery(
-        {"form": _TEXT, **_STORED},
+        {"form": _TEXT, "example": _TEXT, **_STORED},
         choices={"form": ("keep", "native", "graft"), "dtype": _DTYPES},
     ),
     "prune": Surgery(

@@ -64,7 +64,8 @@ verify: {data: t.txt, keep_failed: true}
 verify: {data: t.txt, keep_failed: true}
 """,
     "fold_bn": """
-  - {surgery: fold_bn, form: graft, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+  - {surgery: fold_bn, form: graft, example: a.png, dtype: float16, max_shard_size: 5,
+     allow_nonfinite: true}
 verify: {data: t.txt, keep_failed: true}
 """,
     "fold": """

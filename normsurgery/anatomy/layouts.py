@@ -13,6 +13,7 @@ from torch import Tensor
 _WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
 _FRAMES = 32
 _REGIONS = 3
+_LINES = ((48, 320), (96, 320))  # height and width of pictures of one line of text
 _GRID = (1, 4, 4)  # time, height and width of a picture, in patches
 _TEXT_LIMITS = (
     "max_position_embeddings", "n_positions", "max_target_positions", "max_seq_len", "n_ctx",
@@ -21,7 +22,7 @@ _TEXT_LIMITS = (
 
 def wanted(name: str, accepted: Any, maker: Maker) -> bool:
     """Arguments that no modality needs are made only where the forward insists on them."""
-    if name == "decoder_input_ids":
+    if name in ("decoder_input_ids", "decoder_input_values"):
         return bool(getattr(maker.config, "is_encoder_decoder", False))
     if name.startswith("future_"):  # a decoder's; elsewhere only a loss reads them
         return "past_time_features" in accepted
@@ -31,6 +32,8 @@ def wanted(name: str, accepted: Any, maker: Maker) -> bool:
         return "perceiver_embeddings" in accepted
     if name == "pixel_attention_mask":  # of rows of patches; tiles have none missing
         return "spatial_shapes" in accepted
+    if name == "inputs" and "pixel_values" in accepted:
+        return False
     if name == "inputs":
         return "input_ids" not in accepted or bool(maker.setting("num_latents"))
     if name == "input_ids" and "inputs" in accepted and maker.setting("num_latents"):
@@ -136,8 +139,14 @@ class Maker:
         # The stem's convolution halves the frames.
         frames = 2 * self.setting("max_source_positions", default=_FRAMES)
         plain = [self.noise(self.batch, mels, frames), self.noise(self.batch, frames, mels)]
-        # Two frames and their differences side by side.
-        return [*plain, self.noise(self.batch, frames // 2, 4 * mels)]
+        # Two frames and their differences side by side; CLAP's one or four views of a sound.
+        pair = self.noise(self.batch, frames // 2, 4 * mels)
+        views = (1, 4) if "is_longer" in self.accepted else ()
+        return [*plain, pair, *(self.noise(self.batch, count, frames, mels) for count in views)]
+
+    def frames(self) -> list[Tensor]:
+        """A decoder's spectrogram so far."""
+        return [self.noise(self.batch, self.length, self.setting("num_mel_bins", default=80))]
 
     def waves(self) -> list[Tensor]:
         mels, frames = self.setting("num_mel_bins"), self.setting("max_length")
@@ -147,7 +156,8 @@ class Maker:
 
     def pictures(self) -> list[Tensor]:
         picture, film = self._picture(), self.film()[0]
-        layouts = [picture, film, picture.unsqueeze(1), self._patches()]
+        lines = [self.noise(self.batch, picture.shape[1], *size) for size in _LINES]
+        layouts = [picture, film, picture.unsqueeze(1), self._patches(), *lines]
         if "spatial_shapes" in self.accepted:
             return [self._patches().view(self.batch, _GRID[1] * _GRID[2], -1), *layouts]
         if "image_grid_thw" not in self.accepted:
@@ -162,6 +172,7 @@ class Maker:
     def _patches(self) -> Tensor:
         """Flattened patches of all pictures in a row, as many as `grids` says."""
         side, channels = self._side(), self.setting("in_channels", "num_channels", default=3)
+        channels = channels if isinstance(channels, int) else 3  # a list is of its stages' widths
         depth = self.setting("temporal_patch_size", default=1)
         return self.noise(self.batch * _GRID[1] * _GRID[2], channels * depth * side * side)
 
@@ -185,6 +196,9 @@ class Maker:
         height, width = (size, size) if isinstance(size or 224, int) else tuple(size)
         channels = getattr(config, "num_channels", None) or self.setting("num_channels", default=3)
         height, width = height or 224, width or 224
+        ratios = self.setting("scaled_images_ratios")
+        if ratios:  # at its smallest scale it is one patch
+            height = width = round(self._side() / min(ratios))
         if "prompt_pixel_values" in self.accepted:  # it is laid on top of the picture
             height //= 2
         return self.noise(self.batch, channels, height, width)
@@ -291,5 +305,7 @@ MAKERS: dict[str, Callable[[Maker], list[Tensor]]] = {
     "prompt_pixel_values": Maker.picture,
     "prompt_masks": Maker.picture,
     "decoder_input_ids": Maker.tokens,
+    "decoder_input_values": Maker.frames,
+    "is_longer": lambda maker: [torch.ones(maker.batch, 1, dtype=torch.bool)],
 }
 _ON_DEMAND = {"past_observed_mask", "bool_masked_pos", "prompt_pixel_values", "prompt_masks"}

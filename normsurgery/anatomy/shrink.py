@@ -53,6 +53,10 @@ _STAGES = ("stage_names", "out_features", "out_indices")
 _TILED = ("window_size", "mask_input_channels")
 # What BROS and EfficientLoFTR compute from other widths, unless it is said.
 _DERIVED = ("dim_bbox_", "stage_block_", "fine_fusion_dims")
+_MASKS = "mask_loss_coefficient"  # of DETR's kind with a head for masks
+# A picture at several scales, cut into patches that are pictures to the towers.
+_SCALES, TWIN_CUT = "scaled_images_ratios", 64
+_STEM = "stem_out_channels"
 _PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 # Lists of token ids that only generation reads.
 _ID_LISTS = ("suppress_tokens", "begin_suppress_tokens", "forced_decoder_ids", "bad_words_ids")
@@ -107,6 +111,8 @@ def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
 def _shrink_pictures(tiny: dict[str, Any]) -> None:
     """Four patches a side (or 64 pixels), the sides' proportion kept; two steps of a film."""
     steps, patch = _patch(tiny)
+    if _SCALES in tiny and isinstance(patch, int):
+        tiny["patch_size"] = patch = min(patch, TWIN_CUT)
     for key in ("num_frames", "frames_per_clip"):
         if isinstance(tiny.get(key), int):
             tiny[key] = min(tiny[key], max(2, 2 * steps))
@@ -187,6 +193,8 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
     new_heads, new_key_value = _few_heads(heads, _first(tiny, KEY_VALUE_HEADS) or heads)
     if "max_2d_position_embeddings" in tiny and heads % 3 == 0:  # a box shares out the width by 6
         new_heads = new_key_value = 3
+    if _MASKS in tiny and heads % 8 == 0:  # its maps of attention join the width, in groups of 8
+        new_heads = new_key_value = 8
     # A hidden width that is not heads × head_dim stays one that is not.
     width = new_heads * TWIN_HEAD_DIM + (0 if heads * head_dim == hidden else 8)
     sizes = {
@@ -207,6 +215,7 @@ def _shrink_widths(tiny: dict[str, Any]) -> None:
     embedding = tiny.get("embedding_size")
     if isinstance(embedding, int) and embedding < hidden:  # a factored embedding stays one
         sizes["embedding_size"] = max(8, embedding * width // hidden)
+    sizes |= {key: 1 for key in HEADS if tiny.get(key) == 1}  # of a width that no other divides
     tiny.update({key: size for key, size in sizes.items() if isinstance(tiny.get(key), int)})
     for key in [key for key in tiny if key.startswith(_DERIVED)]:
         del tiny[key]
@@ -266,6 +275,8 @@ def _shrink_width_lists(tiny: dict[str, Any]) -> None:
         factor = max(1, widths[0] // 16)
         if all(width % factor == 0 for width in widths):
             tiny["hidden_sizes"] = [width // factor for width in widths]
+            if tiny.get(_STEM) == widths[0]:
+                tiny[_STEM] = widths[0] // factor
     if isinstance(heads, list) and isinstance(tiny.get("embed_dim"), int):
         stages = len(heads)
         tiny["embed_dim"] = 8 * heads[0]

@@ -10,19 +10,23 @@ from typing import Any
 
 from normsurgery.anatomy.batchnorm.read import read_batch_norms
 from normsurgery.anatomy.batchnorm.sites import BatchNorms
+from normsurgery.anatomy.config_places import edited
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.names import NameMap
 from normsurgery.anatomy.proof import Operate, Proof, prove
 from normsurgery.api.same_class import target_document
+from normsurgery.calibrate.arrays.example import examples_of
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.attach import Graft, make_graft
 from normsurgery.graft.plan import foldedbn_plan
+from normsurgery.surgery.batchnorm_native import native_plan
 from normsurgery.surgery.batchnorm_plan import BatchNormPlan, Form, plan_folds
+from normsurgery.surgery.batchnorm_switches import Switched, find_switch
 from normsurgery.surgery.cast import cast, stored_dtype, widens
 from normsurgery.surgery.fold_batchnorm import apply_folds
 from normsurgery.surgery.in_memory_form import in_memory_form, in_memory_names
-from normsurgery.surgery.receipt import Receipt
+from normsurgery.surgery.receipt import Receipt, receipt_of
 
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
 
@@ -49,10 +53,13 @@ class BatchNormFolding:
     cast_first: bool
     notes: tuple[str, ...]
     graft: Graft | None = None
+    switched: Switched | None = None
 
     @property
     def form(self) -> str:
         """What the result opens in."""
+        if self.switched:
+            return "native"
         return "graft" if self.graft else "stock"
 
     @property
@@ -66,6 +73,8 @@ class BatchNormFolding:
     def why(self) -> str:
         if self.graft:
             return "--form graft: the norms are gone, and the stock class refuses this checkpoint"
+        if self.switched:
+            return f"--form native: the source's own class with {self.switched.words}"
         return "every norm stays as x + shift, so the source's class computes the same"
 
     @property
@@ -96,7 +105,7 @@ class BatchNormFolding:
         def operate(unfolded: Collection[str]) -> Operate:
             return lambda twin: self._applied(twin, self._steps(plan, unfolded))[0]
 
-        wrong = {"nothing folded": operate(folded), "one fold left out": operate(folded[:1])}
+        wrong = {"nothing folded": operate(folded), "one fold left out": operate(folded[-1:])}
         return prove(
             self.examination, operate(()), self.forms, wrong=wrong, exclusive=self.form == "graft"
         )
@@ -107,7 +116,15 @@ class BatchNormFolding:
         if self.graft:  # a model type of its own is loaded without the stock type's renames
             before = [lambda source: in_memory_form(source, names)]
         fold: Step = lambda source: apply_folds(source, self.names, plan, unfolded=unfolded)  # noqa: E731
-        return [*before, fold]
+        return [*before, fold, self._configured]
+
+    def _configured(self, source: Checkpoint) -> tuple[Checkpoint, Receipt]:
+        """The configuration with its switch turned, where there is one."""
+        if self.switched is None:
+            return source, Receipt("switch", "exact", kept=len(source))
+        config = edited(source.config, self.switched.edits, self.examination.config)
+        result = source.with_config(config)
+        return result, receipt_of("switch-config", source, result, changed=())
 
     def _applied(
         self, source: Checkpoint, steps: Sequence[Step]
@@ -125,13 +142,18 @@ def plan_folding(
     *,
     form: Form = "keep",
     dtype: str | None = None,
+    example: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> BatchNormFolding:
     """Find the BatchNorms of a checkpoint and choose what becomes of them.
 
-    dtype: as the option spells it. Raises UnsupportedModelError with the reasons where none folds.
+    dtype: as the option spells it. example: a file that the twin's inputs are made of.
+    Raises UnsupportedModelError with the reasons where none folds.
     """
-    examination = examine(checkpoint, trust_remote_code=trust_remote_code)
+    examples = None
+    if example is not None:
+        examples = examples_of(example, checkpoint.directory, trust_remote_code=trust_remote_code)
+    examination = examine(checkpoint, trust_remote_code=trust_remote_code, examples=examples)
     return folding_of(checkpoint, examination, form=form, dtype=dtype)
 
 
@@ -146,10 +168,13 @@ def folding_of(
     if form == "graft":
         names = in_memory_names(names)
         dtypes = {part.parameter: dtypes[name] for name, part in examination.names.parts.items()}
-    plan = plan_folds(found, names, form=form, dtypes=dtypes)
-    _require_some(found, plan)
+    plan = plan_folds(found, names, form="graft" if form == "graft" else "keep", dtypes=dtypes)
+    require_some(found, plan)
     plan = replace(plan, dtype=stored)
-    graft = None
+    graft, switched = None, None
+    if form == "native":
+        switched = find_switch(examination)
+        plan = native_plan(plan, found, names, switched.held)
     if form == "graft":
         graft = make_graft(examination, foldedbn_plan(found, plan), source=checkpoint.model_id)
     notes = _notes(checkpoint, examination, plan)
@@ -157,11 +182,12 @@ def folding_of(
         notes += [f"{name} is not offered: {reason}" for name, reason in graft.refused.items()]
     return BatchNormFolding(
         examination, found, plan, names, stored,
-        bool(stored and widens(checkpoint, stored)), tuple(notes), graft,
+        bool(stored and widens(checkpoint, stored)), tuple(notes), graft, switched,
     )  # fmt: skip
 
 
-def _require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
+def require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
+    """UnsupportedModelError with the reasons where no norm folds."""
     if not found.sites:
         raise UnsupportedModelError(
             "it has no BatchNorm: no module of it has running statistics",

@@ -11,6 +11,7 @@ from typing import Any
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import Anatomy
 from normsurgery.anatomy.stacks import read_stacks
+from normsurgery.api.batchnorm_rows import batch_norm_surgeries
 from normsurgery.api.depth import depth_surgeries, stack_documents
 from normsurgery.api.document import (
     block_documents,
@@ -80,6 +81,7 @@ def inspect(
             *conversions(checkpoint, examination),
             *depth_surgeries(examination, stacks),
             removal_surgery(examination),
+            *batch_norm_surgeries(checkpoint, examination),
             *fold_surgeries(checkpoint, examination),
         ],
         "seconds": round(time.monotonic() - started, 3),

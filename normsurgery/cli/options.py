@@ -72,6 +72,14 @@ FoldData = Annotated[
         "[default: a public-domain sample]",
     ),
 ]
+Example = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="An image, .wav, .npy or .npz to trace the model with, where its inputs cannot be "
+        "made up from config.json.",
+    ),
+]
 Original = Annotated[
     str | None,
     typer.Option(

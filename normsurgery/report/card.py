@@ -26,7 +26,7 @@ from normsurgery.report.markdown import cell, row
 CONTRACTS = {
     "exact": "**exact**: the same function in real arithmetic. What remains is rounding: each "
     "changed weight was computed in float64 and rounded once to the storage dtype.",
-    "fitted": "**fitted**: weights were fitted to calibration text in closed form; the function "
+    "fitted": "**fitted**: weights were fitted to calibration data in closed form; the function "
     "changed, and how far is measured, not bounded.",
     "lossy": "**lossy**: weights went, or changed without a fit; the function changed, and how far "
     "is measured, not bounded.",
@@ -166,7 +166,8 @@ def _verification(verification: Mapping[str, Any]) -> str:
         return "**Not verified**: the person who made this checkpoint asked for no verification."
     forms = forms_of(verification)
     one = next(iter(forms.values()))
-    tokens = f" over {one['tokens']:,} tokens" if one.get("tokens") else ""
+    unit = one.get("unit", "tokens")
+    tokens = f" over {one['tokens']:,} {unit}" if one.get("tokens") else ""
     how = f"Measured on the saved files against the source, in {one.get('dtype')}{tokens}. "
     lines = [
         f"{how if one.get('dtype') else 'The saved files were loaded. '}"

@@ -55,6 +55,8 @@ def fold_heading(document: Document) -> str | None:
     names = [one["name"] for one in document.get("folds") or () if one["applies"]]
     if not names:
         return None
+    if names == ["recalibrate"]:
+        return "BatchNorms recalibrated"
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return f"{listed} folded"
 

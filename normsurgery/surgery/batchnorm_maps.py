@@ -52,10 +52,11 @@ class FoldedMap:
 
     @property
     def shifted(self) -> bool:
-        """Whether the bias changes (or comes into being)."""
+        """Whether the bias changes or comes into being; else the norm after it takes a shift."""
         sites = (self.fed, self.read, *self.branches)
         moved = any(site is not None and site.name in self.plan.moved for site in sites)
-        return moved or bool(self.others)
+        new = any(m.weight == self.map.weight for m in self.plan.biases)
+        return moved or (bool(self.others) and (self.map.bias is not None or new))
 
     def weight(self) -> Tensor:
         """The new weight, in float64 and memory's layout."""
@@ -74,7 +75,7 @@ class FoldedMap:
             values = site.sign * (scale - beside) / self._out_gain
             weight = plus_diagonal(weight, values, site.centre)
         for other, offset in self._merged():
-            weight = weight + placed(other.weight(), weight.shape, offset)
+            weight = weight + placed(other.weight(), weight.shape, offset) / self._out_gain
         return weight
 
     def bias(self) -> Tensor:
@@ -94,9 +95,14 @@ class FoldedMap:
         for site in self.branches:
             if site.name in self.plan.moved:
                 bias = bias + site.sign * self.norms[site.name].affine().shift / self._out_gain
+        return bias + self.merged_shift() / self._out_gain
+
+    def merged_shift(self) -> Tensor:
+        """What the biases of the maps that became part of this one add, in float64 [outputs]."""
+        shift = torch.zeros(self.outputs, dtype=torch.float64)
         for other, _ in self._merged():
-            bias = bias + other.bias()
-        return bias
+            shift = shift + other.bias()
+        return shift
 
     def _weight(self) -> Tensor:
         weight = self.stored_weight.load().double()

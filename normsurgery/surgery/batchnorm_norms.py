@@ -99,18 +99,21 @@ def reduced_norm(
     plan: BatchNormPlan,
     site: BatchNormSite,
     stored: StoredNorm,
+    *,
+    beside: Callable[[], Tensor] | None = None,
 ) -> dict[str, LazyTensor]:
-    """The edits that make the norm x + shift."""
+    """The edits that make the norm x + shift. beside: a further shift [width], if there is one."""
     norm, identity = site.norm, stored.identity
     holder = norm.bias or norm.running_mean
     sign = 1.0 if norm.bias else -1.0 / identity.gain
 
     def shift() -> Tensor:
+        further = beside() if beside else torch.zeros(stored.width, dtype=torch.float64)
         if site.name in plan.moved:
-            return torch.zeros(stored.width, dtype=torch.float64)
+            return sign * further
         affine = stored.affine()
         if site.kind != "consumer":
-            return sign * affine.shift
+            return sign * (affine.shift + further)
         held = holds_channel(plan, site, affine)
         apart = torch.where(held, torch.ones_like(affine.scale), affine.scale)
         return sign * identity.gain * affine.shift / apart

@@ -27,7 +27,8 @@ class BatchNormPlan:
     whose shift goes into the maps' biases. gone: folded norms whose module is no longer needed.
     biases: maps that get a bias. merges: parallel maps that become one; the modules of the others,
     and norms beside them, then give zero. merges_left: map → why it is not merged. dtype: what the
-    result is stored in (safetensors' spelling), where that is not the source's.
+    result is stored in (safetensors' spelling), where that is not the source's. unused: of a native
+    form, tensors that never run and that the class has no more; blank: biases that it then has.
     """
 
     form: Form
@@ -39,6 +40,8 @@ class BatchNormPlan:
     merges: tuple[Merge, ...] = ()
     merges_left: Mapping[str, str] = field(default_factory=dict)
     dtype: str | None = None
+    unused: tuple[str, ...] = ()
+    blank: tuple[str, ...] = ()
 
     @property
     def silent(self) -> tuple[str, ...]:

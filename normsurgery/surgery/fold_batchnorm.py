@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from normsurgery.anatomy.batchnorm.sites import BatchNorms
@@ -55,11 +56,14 @@ def apply_folds(
     norms = stored_norms(source, names, plan, unfolded=unfolded)
     edits: dict[str, LazyTensor] = {}
     added: dict[str, tuple[LazyTensor, str]] = {}
+    beside: dict[str, Callable[[], Tensor]] = {}
     for folded in folded_maps(source, names, plan, norms):
         weight = partial(_replaced, folded.weight)
         for name, part in names.on_disk(folded.map.weight):
             edits[name] = source[name].map(partial(weight, part))
         if not folded.shifted:
+            if folded.others and folded.fed:
+                beside[folded.fed.name] = folded.merged_shift
             continue
         if folded.map.bias:
             for name, part in names.on_disk(folded.map.bias):
@@ -67,7 +71,10 @@ def apply_folds(
         else:
             added |= _new_bias(source, names, folded)
     for site in plan.kept:
-        edits |= reduced_norm(source, names, plan, site, norms[site.name])
+        edits |= reduced_norm(
+            source, names, plan, site, norms[site.name], beside=beside.get(site.name)
+        )
+    added |= _blank_biases(source, names, plan)
     result = _written(source.override(edits), added, _dropped(source, names, plan))
     return result, receipt_of(
         f"fold-bn-{plan.form}", source, result,
@@ -91,7 +98,26 @@ def _new_bias(
         return folded.bias().to(FLOATING[spelled]).contiguous()
 
     tensor = LazyTensor.compute(make, spelled, (folded.outputs,))
-    return {f"{folded.map.module}.bias": (tensor, beside)}
+    return {_bias_beside(names, folded.map.weight): (tensor, beside)}
+
+
+def _bias_beside(names: NameMap, weight: str) -> str:
+    """The name on disk of the bias that belongs to a weight."""
+    name = names.on_disk(weight)[0][0]
+    return f"{name.rpartition('.')[0]}.bias"
+
+
+def _blank_biases(
+    source: Checkpoint, names: NameMap, plan: BatchNormPlan
+) -> dict[str, tuple[LazyTensor, str]]:
+    """Biases of maps that never run, in a class that has them."""
+    added = {}
+    for bias in plan.blank:
+        weight = f"{bias.rpartition('.')[0]}.weight"
+        beside = names.on_disk(weight)[0][0]
+        zeros = torch.zeros(source[beside].shape[0], dtype=FLOATING[source[beside].dtype])
+        added[_bias_beside(names, weight)] = (LazyTensor.of(zeros), beside)
+    return added
 
 
 def _written(
@@ -110,6 +136,7 @@ def _dropped(source: Checkpoint, names: NameMap, plan: BatchNormPlan) -> set[str
         if site.name in plan.gone
         for name in (*tensors_of(site.norm), f"{site.name}.num_batches_tracked")
     }
+    gone |= set(plan.unused)
     for merge in plan.merges:
         gone |= {name for m in merge.others for name in (m.weight, m.bias) if name}
     return {name for name, part in names.parts.items() if part.parameter in gone and name in source}

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from normsurgery.anatomy.runtime import quiet
+from normsurgery.anatomy.trace import named_outputs
 from normsurgery.verify.inputs import IGNORED, Batch
 
 # Not what the model promises: internals, or (loss) a function of the logits.
@@ -47,13 +48,18 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def forward(model: Any, batch: Batch, dtype: torch.dtype, device: torch.device) -> dict[str, Rows]:
-    """Every floating output tensor of the top level, pads left out, by its name."""
+    """Every floating output tensor of the top level, pads left out, by its name.
+
+    A model that gives rows of tensors only (the feature maps of a backbone) is known by these.
+    """
     with torch.inference_mode():
         output = model(**placed(batch.inputs, dtype, device))
+    outer = {name: value for name, value in output.items() if name not in _INTERNAL}
+    tensors = {name: value for name, value in outer.items() if isinstance(value, Tensor)}
     return {
         name: _rows(name, value, batch)
-        for name, value in output.items()
-        if isinstance(value, Tensor) and value.is_floating_point() and name not in _INTERNAL
+        for name, value in (tensors or named_outputs(outer)).items()
+        if value.is_floating_point()
     }
 
 

@@ -76,6 +76,11 @@ def test_a_pruned_model_gets_its_accuracy_back(classifier, samples, tmp_path):
     papers = json.loads((tmp_path / "out/surgery.json").read_text())
     assert papers["recalibration"] == told
     assert str(tmp_path) not in (tmp_path / "out/surgery.json").read_text()
+    card = (tmp_path / "out/README.md").read_text()
+    assert "ResNetForImageClassification, BatchNorms recalibrated" in card
+    assert "statistics are those of digits.npz" in card
+    assert "over 128 samples" in card
+    assert " text" not in card.split("## What is not guaranteed")[1]
 
 
 def test_norms_that_were_folded_are_put_back(classifier, folded, samples, tmp_path):
@@ -129,6 +134,8 @@ def test_what_cannot_be_recalibrated_is_refused(classifier, samples, tiny, tmp_p
     source, out = classifier("resnet"), tmp_path / "out"
     with pytest.raises(UsageError, match="measures on data"):
         normsurgery.fold(source, out, what="recalibrate")
+    with pytest.raises(UsageError, match="no file or folder"):
+        recalibrate(source, out, tmp_path / "nowhere")
     with pytest.raises(UnsupportedModelError, match="no BatchNorm"):
         recalibrate(classifier("vit"), out, samples)
     few = tmp_path / "few.npz"

@@ -108,7 +108,7 @@ def test_a_norm_folds_into_the_map_after_it(tmp_path, name):
     norm = batch_norm(dim, WIDTH)
     model, found, x, at = pair(dim, norm, copy.deepcopy(module), tmp_path, "consumer")
     expected = model(x)
-    result, receipt = fold_batch_norms(at.checkpoint, at.names, found, form="keep")
+    result, _ = fold_batch_norms(at.checkpoint, at.names, found, form="keep")
     assert torch.allclose(loaded(model, result)(x), expected, rtol=0, atol=1e-11)
     moved = bool(result["0.bias"].load().eq(0).all())
     assert moved == ("bias" in name and "transposed" not in name)
@@ -195,7 +195,7 @@ def test_a_norm_before_and_one_after_the_same_map(tmp_path):
 
 
 def test_what_is_stored_in_a_piece_or_in_integers_is_left_and_named(tmp_path):
-    model, found, _, at = pair(2, conv(2), nn.BatchNorm2d(2 * WIDTH), tmp_path, "producer")
+    _, found, _, at = pair(2, conv(2), nn.BatchNorm2d(2 * WIDTH), tmp_path, "producer")
     joined = dict(at.names.parts)
     del joined["0.weight"]
     names = type(at.names)(joined, {"stack": ("0.weight", "x")}, {}, at.names.tied)

@@ -57,7 +57,7 @@ def test_losses_and_agreement_are_of_the_user_s_labels(tiny, tmp_path, images):
     losses = document["loss"]
     assert losses["reference"]["mean"] < 2
     assert losses["candidate"]["mean"] == pytest.approx(25, abs=1)  # half the labels are 0
-    assert document["tokens"] == 20
+    assert (document["tokens"], document["unit"]) == (20, "samples")
     same = verified(tiny("vit"), tiny("vit"), data=images)
     assert same.passed
     assert same.to_dict()["top1"] == 1

@@ -7,6 +7,7 @@ whether this call of it does. Padding, masking and everything nonlinear stop a p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ PASSES = {
     "dropout1d", "dropout2d", "dropout3d", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate",
 }  # fmt: skip
+_UNSEEN = "{} is read by kernels that the trace does not see"
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,12 @@ class Graph:
             return "is changed in place"
         if len(node.consumers) > 1:
             return f"is read by {_listed(node.consumers)}"
-        assert node.value is not None
-        if not node.consumers or self.readers.of(node.value) > 1:
-            return "is read by kernels that the trace does not see"
-        return ""
+        return "" if node.consumers else "is read by nothing that the trace sees"
+
+    def confirmed(self, nodes: Iterable[Node], times: int = 1) -> bool:
+        """Whether the second witness has counted that many reads of each tensor's memory."""
+        values = [node.value for node in nodes if node.value is not None]
+        return all(self.readers.of(value) == times for value in values)
 
 
 def changed(node: Node) -> bool:
@@ -81,10 +85,14 @@ def back(graph: Graph, node: Node, axis: int) -> tuple[Use | None, str]:
 
     node: what a norm reads. axis: its channel axis. Every tensor on the way has one reader.
     """
+    passed: list[Node] = []
     while True:
         if (trouble := graph.alone(node)) != "":
             return None, f"the output of {named(node)} {trouble}"
+        passed.append(node)
         use = graph.uses.get(node)
+        if use is not None and not graph.confirmed(passed):
+            return None, _UNSEEN.format(f"the output of {named(node)}")
         if use is not None:
             return (use, "") if use.output_axis == axis else (None, _off_axis(node))
         if node.op not in PASSES:
@@ -108,9 +116,6 @@ def forth(graph: Graph, node: Node, axis: int) -> tuple[list[Use], str]:
             return [], "its output is an output of the model"
         if changed(current):
             return [], "its output is changed in place"
-        assert current.value is not None
-        if graph.readers.of(current.value) > len(current.consumers):
-            return [], "its output is read by kernels that the trace does not see"
         for consumer in current.consumers:
             if consumer.op in PASSES:
                 position = _passed(consumer, current, axis)
@@ -123,7 +128,23 @@ def forth(graph: Graph, node: Node, axis: int) -> tuple[list[Use], str]:
             if use is None or trouble:
                 return [], trouble
             found.append(use)
+    if found and not graph.confirmed([node], _kernels(node)):
+        return [], _UNSEEN.format("its output")
     return (found, "") if found else ([], "nothing reads it")
+
+
+def _kernels(node: Node) -> int:
+    """How many kernels should have read a norm's memory: views of it are read further on."""
+    assert node.value is not None
+    memory = node.value.untyped_storage().data_ptr()
+    count = 0
+    queue = list(node.consumers)
+    while queue:
+        reader = queue.pop()
+        view = reader.value is not None and reader.value.untyped_storage().data_ptr() == memory
+        queue += reader.consumers if view else []
+        count += not view
+    return count
 
 
 def named(node: Node) -> str:

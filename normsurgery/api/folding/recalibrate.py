@@ -21,6 +21,7 @@ from normsurgery.api.document import source_document
 from normsurgery.api.folding.norm_places import Place, find_places, placed
 from normsurgery.api.same_class import target_document, unverified, verify_same_class
 from normsurgery.api.writing import Writing
+from normsurgery.calibrate.arrays.files import find_files
 from normsurgery.calibrate.arrays.read import read_arrays
 from normsurgery.calibrate.arrays.samples import Samples, held_out
 from normsurgery.calibrate.batch_statistics import Statistics, reestimate
@@ -71,6 +72,7 @@ def recalibrate_command(
     """
     if request.data is None:
         raise UsageError("recalibrate measures on data", "give images, .wav or .npz: --data FOLDER")
+    find_files(Path(request.data))  # a path that does not exist is told before the model is read
     examination = examine(checkpoint, trust_remote_code=request.trust_remote_code)
     original = _original(request, writing)
     places, left = find_places(checkpoint, examination, original)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import normsurgery
 from normsurgery.anatomy.examine import examine
 from normsurgery.calibrate.arrays.example import examples_of, fitted
 from normsurgery.checkpoint import open_checkpoint
@@ -57,3 +58,15 @@ def test_an_example_that_the_twin_cannot_take_is_refused(tiny, tmp_path):
         examine(open_checkpoint(directory), examples=examples_of(tmp_path / "a.npz", directory))
     with pytest.raises(UsageError, match="no file or folder"):
         examine(open_checkpoint(directory), examples=examples_of(tmp_path / "b.npz", directory))
+
+
+def test_fold_bn_traces_with_the_user_s_file_and_verifies_on_it(classifier, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    source, out = classifier("resnet"), tmp_path / "out"
+    document = normsurgery.fold_bn(source, out, example=tmp_path / "a.npy").document
+    assert document["batch_norms"]["folded"] == 6
+    assert document["verification"]["stock"]["tokens"] == 3
+    np.save(tmp_path / "bad.npy", np.full((1, 3, 16, 16), np.inf))
+    with pytest.raises(UsageError, match="NaN or Inf"):
+        normsurgery.fold_bn(source, tmp_path / "again", example=tmp_path / "bad.npy")
