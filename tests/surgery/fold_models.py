@@ -59,7 +59,8 @@ MODELS: dict[str, Spec] = {
         "FalconH1ForCausalLM", "FalconH1Config",
         {
             **GROUPED, "num_hidden_layers": 1, "embedding_multiplier": 2.0,
-            "lm_head_multiplier": 0.5, "attention_in_multiplier": 0.7, "attention_out_multiplier": 0.8,
+            "lm_head_multiplier": 0.5, "attention_in_multiplier": 0.7,
+            "attention_out_multiplier": 0.8,
             "key_multiplier": 0.9, "mlp_multipliers": [0.5, 0.6], "ssm_in_multiplier": 1.3,
             "ssm_out_multiplier": 0.4, "ssm_multipliers": [1.0, 1.0, 1.0, 1.0, 2.0],
             "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8,
