@@ -200,6 +200,8 @@ def _width(rows: Tensor) -> int | None:
     differs = (rows.diff(dim=1).abs() > _CLOSE).any(0)
     ends = [int(end) + 1 for end in torch.nonzero(differs).flatten()] + [rows.shape[1]]
     width = ends[0]
+    if width < 2:
+        return None
     return width if ends == list(range(width, rows.shape[1] + 1, width)) else None
 
 
