@@ -62,7 +62,8 @@ def _layer_norm_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def _batch_norm_rows(options: argparse.Namespace) -> list[BatchNormRow]:
-    import transformers.models.detr.modeling_detr  # most of what the others import, once for all
+    # Most of what the forked trials import, once for all.
+    import transformers.models.detr.modeling_detr  # noqa: F401
 
     import normsurgery.api.batchnorm  # noqa: F401
 
