@@ -62,6 +62,11 @@ def _layer_norm_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def _batch_norm_rows(options: argparse.Namespace) -> list[BatchNormRow]:
+    # Most of what the forked trials import, once for all.
+    import transformers.models.detr.modeling_detr  # noqa: F401
+
+    import normsurgery.surgery.fold_batchnorm  # noqa: F401
+
     chosen = [c for c in CONFIGURATIONS if not options.names or c.family in options.names]
     rows = []
     for outcome in run_each(try_configuration, chosen, jobs=options.jobs, timeout=options.timeout):
@@ -70,6 +75,8 @@ def _batch_norm_rows(options: argparse.Namespace) -> list[BatchNormRow]:
             row = replace(row, verdict=FAILED, reason=outcome.trouble)
         rows.append(replace(row, seconds=round(outcome.seconds, 1)))
         print(_batch_norm_line(rows[-1]), flush=True)
+        if options.csv:  # what there is so far, should the rest be cut short
+            _write(Path(options.csv), sorted(rows, key=lambda row: row.configuration))
     kinds = ("norms", "producer", "consumer", "branch", "stays", "dead")
     totals = ", ".join(f"{sum(getattr(row, kind) for row in rows)} {kind}" for kind in kinds)
     print(f"{_versions()}: {len(rows)} configurations, {totals}")
