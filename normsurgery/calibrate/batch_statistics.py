@@ -49,7 +49,7 @@ class Gatherer:
         count = rows.shape[1]
         parts = [
             torch.var_mean(part.double(), dim=1, correction=0)
-            for part in rows.split(max(1, _WIDENED // max(1, count)))
+            for part in torch.split(rows, max(1, _WIDENED // max(1, count)))
         ]
         squares, mean = (torch.cat(column) for column in zip(*parts, strict=True))
         squares = squares * count
