@@ -62,6 +62,10 @@ def _layer_norm_rows(options: argparse.Namespace) -> list[Row]:
 
 
 def _batch_norm_rows(options: argparse.Namespace) -> list[BatchNormRow]:
+    import transformers.models.detr.modeling_detr  # most of what the others import, once for all
+
+    import normsurgery.api.batchnorm  # noqa: F401
+
     chosen = [c for c in CONFIGURATIONS if not options.names or c.family in options.names]
     rows = []
     for outcome in run_each(try_configuration, chosen, jobs=options.jobs, timeout=options.timeout):

@@ -89,7 +89,10 @@ _LCNET = {"backbone_config": {
     ],
 }}  # fmt: skip
 _WIDTHS = {"layer_list_out_channels": [96, 96, 192, 384]}
-_LW_VIT = {"backbone_config": {"model_type": "lw_detr_vit", "out_indices": [2, 4, 5, 9]}}
+_LW_VIT = {
+    "projector_scale_factors": [1.0],
+    "backbone_config": {"model_type": "lw_detr_vit", "out_indices": [2, 4, 5, 9]},
+}
 _UVDOC = {"backbone_config": {
     "model_type": "uvdoc_backbone", "out_features": [f"stage{number}" for number in range(1, 7)],
 }}  # fmt: skip
