@@ -30,6 +30,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "llama-minus-quarter": {"drop": "25%", "substitute": "merge", "heal": "sequential"},
     "heal-minus-quarter": {"teacher": "meta-llama/Llama-2-7b-hf", "steps": 100},
     "depth-upscaling": {"blocks": "0-23,8-31"},
+    "rotate-before-quantization": {"what": ["norm", "rotate"]},
     "gpt2-without-norms": {
         "finetune": True,
         "data": "HuggingFaceFW/fineweb:sample-10BT",
@@ -207,6 +208,13 @@ def test_depth_upscaling_and_its_exact_variant(llama: Path, tmp_path: Path) -> N
     exact = ran("depth-upscaling", llama, tmp_path / "b", "device=cpu", f"steps.0.blocks={variant}")
     assert exact["blocks"]["order"] == [0, 1, "zero", 2, 3, "zero", 4, 5, "zero"]
     assert exact["verification"]["contract"] == "exact"
+
+
+def test_rotate_before_quantization(llama: Path, tmp_path: Path) -> None:
+    document = ran("rotate-before-quantization", llama, tmp_path / "out", "device=cpu")
+    assert document["verification"]["contract"] == "exact"
+    assert [one["name"] for one in document["folds"] if one["applies"]] == ["norm", "rotate"]
+    assert document["kurtosis"]["measured"]
 
 
 def commented_blocks() -> str:

@@ -1,4 +1,4 @@
-"""Where a number of the configuration multiplies a tensor, and which weights can hold it instead.
+"""Where a number of the configuration multiplies a tensor.
 
 The model is built again with the number at its identity; the traces of the two are laid side by
 side, and the calls whose plain number differs are where it acts.
@@ -7,21 +7,18 @@ side, and the calls whose plain number differs are where it acts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from normsurgery.anatomy.axes import ADDITIONS, MOVES, SCALINGS
+from normsurgery.anatomy.axes import SCALINGS
 from normsurgery.anatomy.config_places import Key, set_at
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.linears import Linear, Stored, as_linear, stored
-from normsurgery.anatomy.norms import Norm
 from normsurgery.anatomy.push import trace_of
-from normsurgery.anatomy.trace import NORM, Node, Trace
+from normsurgery.anatomy.trace import NORM, Node
 from normsurgery.anatomy.twin import Twin, rebuilt_twin
 
-_PRODUCTS = {"matmul", "__matmul__", "bmm"}
-_MULTIPLY = {"mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply"}
+MULTIPLY = {"mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply"}
 
 
 class UnmovedError(Exception):
@@ -36,18 +33,6 @@ class Site:
     node: Node
     tensor: Node
     factor: float
-
-
-@dataclass
-class Factors:
-    """Parameters to be multiplied, by name, each by a power of the sites' common factor."""
-
-    powers: dict[str, int] = field(default_factory=dict)
-
-    def add(self, parameter: str, power: int) -> None:
-        """Raises UnmovedError where the parameter is to be multiplied twice."""
-        if self.powers.setdefault(parameter, power) != power:
-            raise UnmovedError(f"{parameter} would have to hold it in two ways")
 
 
 def rebuilt(examination: Examination, key: Key, value: Any) -> Twin:
@@ -72,161 +57,47 @@ def sites_of(examination: Examination, plain: Twin) -> list[Site]:
     ours, theirs = trace_of(examination.twin), trace_of(plain)
     if [node.op for node in ours.nodes] != [node.op for node in theirs.nodes]:
         raise UnmovedError("other functions run without it")
-    found = []
-    for node, other in zip(ours.nodes, theirs.nodes, strict=True):
-        pair = list(zip(_numbers(node), _numbers(other), strict=False))
-        if not any(left != right for left, right in pair):
-            continue
-        tensors = list(dict.fromkeys(node.parents))
-        if node.op not in SCALINGS or len(pair) != 1 or len(tensors) != 1:
-            raise UnmovedError(f"{node.module or 'the model'} uses it in {node.op}")
-        (ours_number, plain_number), divides = pair[0], node.op not in _MULTIPLY
-        if divides and not isinstance(node.args[0], Node):
-            raise UnmovedError(f"{node.module or 'the model'} divides it by a tensor")
-        factor = plain_number / ours_number if divides else ours_number / plain_number
-        found.append(Site(node, tensors[0], factor))
-    return found
+    pairs = zip(ours.nodes, theirs.nodes, strict=True)
+    return [_site(node, other) for node, other in pairs if _differs(node, other)]
+
+
+def _differs(node: Node, other: Node) -> bool:
+    """Whether a function is given another number; one that only makes a number does not count."""
+    return not _is_number(node) and _numbers(node) != _numbers(other)
+
+
+def _site(node: Node, other: Node) -> Site:
+    pair = list(zip(_numbers(node), _numbers(other), strict=True))
+    tensors = [parent for parent in dict.fromkeys(node.parents) if not _is_number(parent)]
+    if node.op not in SCALINGS or len(pair) != 1 or len(tensors) != 1:
+        raise UnmovedError(f"{node.module or 'the model'} uses it in {node.op}")
+    (number, plain), divides = pair[0], node.op not in MULTIPLY
+    if divides and node.args[0] is not tensors[0]:
+        raise UnmovedError(f"{node.module or 'the model'} divides it by a tensor")
+    if not number or not plain:
+        raise UnmovedError("it is zero")
+    return Site(node, tensors[0], plain / number if divides else number / plain)
+
+
+def _is_number(leaf: Any) -> bool:
+    """Whether it is a tensor of one number that no parameter had a part in."""
+    if not isinstance(leaf, Node) or leaf.value is None or leaf.value.numel() != 1:
+        return False
+    return leaf.value.is_floating_point() and not depends(leaf)
 
 
 def _numbers(node: Node) -> list[float]:
-    leaves = [*node.args, *node.kwargs.values()]
-    return [
-        float(leaf) for leaf in leaves if isinstance(leaf, (int, float)) and type(leaf) is not bool
-    ]
+    """The numbers that a function is given, plain or as tensors."""
+    found = []
+    for leaf in (*node.args, *node.kwargs.values()):
+        if isinstance(leaf, (int, float)) and not isinstance(leaf, bool):
+            found.append(float(leaf))
+        elif _is_number(leaf):
+            found.append(float(leaf.value))
+    return found
 
 
-def absorb(recorded: Trace, norms: Mapping[str, Norm], sites: list[Site]) -> dict[str, int]:
-    """Weights that can hold the sites' factor: before each site, or else after it.
-
-    Gives parameter → the power of the factor that it is multiplied by.
-    Raises UnmovedError naming what stands in the way.
-    """
-    factors = Factors()
-    for site in sites:
-        try:
-            _Before(recorded, norms, {site.node}, factors).take(site.tensor, 1)
-        except UnmovedError as before:
-            try:
-                _after(recorded, site, factors)
-            except UnmovedError:
-                raise before from None
-    return factors.powers
-
-
-class _Before:
-    """Walks back from a tensor to the weights that made it, past what only hands a factor on."""
-
-    def __init__(
-        self, recorded: Trace, norms: Mapping[str, Norm], readers: set[Node], factors: Factors
-    ) -> None:
-        self.recorded, self.norms = recorded, norms
-        self.readers, self.factors = readers, factors
-
-    def take(self, tensor: Node, power: int) -> None:
-        """Multiply `tensor` by the factor to that power, in weights that nothing else reads."""
-        trial = Factors(dict(self.factors.powers))
-        seen: set[Node] = set()
-        self._walk(tensor, power, trial, seen)
-        exposed = set(self.recorded.outputs.values())
-        for node in seen:
-            strange = [c for c in node.consumers if c not in seen and c not in self.readers]
-            if strange or node in exposed:
-                where = strange[0].module if strange else "an output"
-                raise UnmovedError(f"{where or 'the model'} reads what it multiplies too")
-        self.factors.powers = trial.powers
-
-    def _walk(self, node: Node, power: int, trial: Factors, seen: set[Node]) -> None:
-        if node in seen:
-            return
-        seen.add(node)
-        linear = as_linear(node)
-        if linear is not None and self._linear(linear, power, trial, seen):
-            return
-        if node.op == NORM:
-            self._norm(node, power, trial)
-            return
-        parents = _tensors(node)
-        if node.op in MOVES or node.op in ADDITIONS or node.op in ("neg", "__neg__"):
-            for parent in parents:
-                self._walk(parent, power, trial, seen)
-            if parents:
-                return
-        elif node.op in SCALINGS or node.op in _PRODUCTS:
-            self._either(node, parents, power, trial, seen)
-            return
-        raise UnmovedError(f"{node.module or 'the model'}: {node.op} stands before it")
-
-    def _either(
-        self, node: Node, parents: list[Node], power: int, trial: Factors, seen: set[Node]
-    ) -> None:
-        """A product: one of its operands holds the factor."""
-        operands = parents[:1] if "div" in node.op else parents
-        reasons = []
-        for operand in operands:
-            attempt, visited = Factors(dict(trial.powers)), set(seen)
-            try:
-                self._walk(operand, power, attempt, visited)
-            except UnmovedError as error:
-                reasons.append(error)
-                continue
-            trial.powers = attempt.powers
-            seen |= visited
-            return
-        raise reasons[0] if reasons else UnmovedError(f"{node.op} stands before it")
-
-    def _linear(self, linear: Linear, power: int, trial: Factors, seen: set[Node]) -> bool:
-        """A linear or a table holds it; one that others read hands it on to its argument."""
-        weight = stored(linear.weight, linear.out_dim, linear.node)
-        if weight is None:
-            return False
-        others = _other_reads(self.recorded, weight)
-        if not others:
-            trial.add(weight.name, power)
-            if isinstance(linear.bias, Node):
-                bias = stored(linear.bias, 0, linear.node)
-                if bias is None:
-                    raise UnmovedError(f"the bias of {linear.node.module} is computed")
-                trial.add(bias.name, power)
-            return True
-        if linear.kind == "embedding":
-            self._table(linear, weight, power, trial)
-            return True
-        if linear.bias is not None:
-            raise UnmovedError(f"{weight.name} is read by {others[0].module} too")
-        self._walk(linear.argument, power, trial, seen)
-        return True
-
-    def _table(self, linear: Linear, weight: Stored, power: int, trial: Factors) -> None:
-        """A table that a head shares: the head's argument makes up for it."""
-        trial.add(weight.name, power)
-        for other in _uses(self.recorded, weight):
-            if other is linear.node:
-                continue
-            head = as_linear(other)
-            if head is None or head.kind != "linear" or head.bias is not None:
-                raise UnmovedError(f"{weight.name} is read by {other.module} too")
-            _Before(self.recorded, self.norms, {other}, trial).take(head.argument, -power)
-
-    def _norm(self, node: Node, power: int, trial: Factors) -> None:
-        norm = self.norms[node.module]
-        runs = sum(other.module == node.module for other in self.recorded.norm_nodes())
-        if norm.weight_name is None or runs > 1:
-            what = "has no gain" if norm.weight_name is None else "runs more than once"
-            raise UnmovedError(f"{norm.name} {what}")
-        for name in filter(None, (norm.weight_name, norm.bias_name)):
-            trial.add(name, power)
-
-
-def _tensors(node: Node) -> list[Node]:
-    """The floating tensors that a function takes, constants left out."""
-    return [
-        parent
-        for parent in dict.fromkeys(node.parents)
-        if parent.value is not None and parent.value.is_floating_point() and _depends(parent)
-    ]
-
-
-def _depends(node: Node) -> bool:
+def depends(node: Node) -> bool:
     """Whether a parameter had any part in it."""
     queue, seen = [node], set[Node]()
     while queue:
@@ -237,52 +108,6 @@ def _depends(node: Node) -> bool:
             seen.add(current)
             queue += current.parents
     return False
-
-
-def _uses(recorded: Trace, weight: Stored) -> list[Node]:
-    """The nodes that compute with a parameter, moves of it passed through."""
-    found: dict[Node, None] = {}
-    queue = list(recorded.parameters[weight.name].consumers)
-    while queue:
-        node = queue.pop()
-        if node.op in MOVES and as_linear(node) is None:
-            queue += node.consumers
-        else:
-            found[node] = None
-    return list(found)
-
-
-def _other_reads(recorded: Trace, weight: Stored) -> list[Node]:
-    """Uses of a parameter as something else than the same linear (called again, or an expert)."""
-    use = weight.path[-1]
-    return [n for n in _uses(recorded, weight) if n.module != use.module or n.op != use.op]
-
-
-def _after(recorded: Trace, site: Site, factors: Factors) -> None:
-    """Every reader of the product is a linear that holds the factor in its weight."""
-    queue, seen = [site.node], set[Node]()
-    found: list[str] = []
-    exposed = set(recorded.outputs.values())
-    while queue:
-        node = queue.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node in exposed:
-            raise UnmovedError("its product is an output of the model")
-        for consumer in node.consumers:
-            linear = as_linear(consumer)
-            if linear is not None and linear.argument is node and linear.in_dim is not None:
-                weight = stored(linear.weight, linear.in_dim, consumer)
-                if weight is None or _other_reads(recorded, weight):
-                    raise UnmovedError(f"{consumer.module} shares its weight")
-                found.append(weight.name)
-            elif consumer.op in MOVES:
-                queue.append(consumer)
-            else:
-                raise UnmovedError(f"{consumer.module or 'the model'} reads it with {consumer.op}")
-    for name in found:
-        factors.add(name, 1)
 
 
 def numbers_of(values: Any, keys: dict[str, float], at: Key = ()) -> Iterator[tuple[Key, float]]:

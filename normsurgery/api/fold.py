@@ -66,8 +66,8 @@ def fold(
 
     what: one or more of weight-norm, image-norm, layerscale, mup, query-scale, norm,
     value-bias, key-bias, rotate, which are done in this order in one pass over the files. The
-    result opens in the source's class. Or `recalibrate` alone: BatchNorm statistics measured anew on
-    `data` after a lossy step, judged by labels or by `reference`, the original.
+    result opens in the source's class. Or `recalibrate` alone: BatchNorm statistics measured anew
+    on `data` after a lossy step, judged by labels or by `reference`, the original.
     untie: give a tied head a table of its own first, so that the last norm folds into it.
     rotation: which orthogonal matrices `rotate` uses. data: text to verify on; for `recalibrate`
     images, sounds or arrays.

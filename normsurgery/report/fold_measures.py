@@ -14,6 +14,7 @@ from normsurgery.report.tables import plain_table, section
 
 Document = Mapping[str, Any]
 _STREAM = ("block", "kurtosis", "after", "largest / median", "after")
+_SIDES = ("before", "after")
 _HELD = ("samples held out", "loss (nats)", "accuracy", "error")
 
 
@@ -55,23 +56,32 @@ def _stream_line(kurtosis: Document) -> str:
     if not kurtosis["measured"]:
         return f"Not measured: {kurtosis['why_not']}."
     return (
-        f"Entering each block, over {kurtosis['tokens']:,} tokens without the first of a row: "
+        f"Entering each block, over {kurtosis['tokens']:,} tokens, the first of each row apart: "
         "kurtosis of a token's channels (3 is normal), and the largest channel over the median."
     )
 
 
 def _streams(kurtosis: Document) -> list[list[str]]:
-    return [
-        [
-            str(block["block"]),
-            *(
-                figure(block[side][key])
-                for key in ("kurtosis", "largest_over_median")
-                for side in ("before", "after")
-            ),
-        ]
-        for block in kurtosis["blocks"]
-    ]
+    """The first block, the worst on either side and the last; the worst also at position 0."""
+    blocks = kurtosis["blocks"]
+    if not blocks:
+        return []
+    worst = [max(blocks, key=lambda block: block[side]["kurtosis"]) for side in _SIDES]
+    words = {"first": blocks[0], "worst": worst[0], "worst after": worst[1], "last": blocks[-1]}
+    rows = []
+    for word, block in words.items():
+        if word == "worst after" and block is worst[0]:
+            continue
+        rows.append([f"{word}: {block['block']}", *_figures(block)])
+    first = worst[0]["position_0"]
+    if first["before"] and first["after"]:
+        rows.append(["position 0 of the worst", *_figures(first)])
+    return rows
+
+
+def _figures(found: Document) -> list[str]:
+    keys = ("kurtosis", "largest_over_median")
+    return [figure(found[side][key]) for key in keys for side in _SIDES]
 
 
 def _fitted_line(recalibration: Document) -> str:

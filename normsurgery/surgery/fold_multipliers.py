@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
+from normsurgery.anatomy.absorb import absorb
 from normsurgery.anatomy.config_places import Key, edited, find, value_at
 from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.names import NameMap
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.push import trace_of
-from normsurgery.anatomy.scaling_sites import UnmovedError, absorb, numbers_of, rebuilt, sites_of
+from normsurgery.anatomy.scaling_sites import UnmovedError, numbers_of, rebuilt, sites_of
 from normsurgery.anatomy.sites import place
 from normsurgery.anatomy.twin import Twin, relative_error
 from normsurgery.checkpoint import Checkpoint
@@ -38,11 +39,14 @@ MUP_KEYS = dict.fromkeys(
         "embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale",
         "lm_head_multiplier", "attention_in_multiplier", "attention_out_multiplier",
         "key_multiplier", "mlp_multipliers", "ssm_in_multiplier", "ssm_out_multiplier",
-        "ssm_multipliers", "scale_emb", "scale_depth", "mup_scale", "width_multiplier",
+        "ssm_multipliers", "scale_emb", "scale_depth", "logits_mup_width_multiplier",
+        "routed_scaling_factor", "router_scaling_factor", "route_scale",
     ),
     1.0,
 )  # fmt: skip
-SCALE_KEYS = dict.fromkeys(("query_pre_attn_scalar", "attention_multiplier"), 1.0)
+SCALE_KEYS = dict.fromkeys(
+    ("query_pre_attn_scalar", "attention_multiplier", "softmax_scale", "qk_scale_factor"), 1.0
+)
 _POWERS = (1.0, -1.0, 0.5, -0.5)
 _BOUND = 1e-9
 
@@ -113,7 +117,7 @@ def _multiplier(examination: Examination, key: Key, value: float, identity: floa
     plain = rebuilt(examination, key, type(written)(identity))
     sites = sites_of(examination, plain)
     if not sites:
-        raise UnmovedError("nothing that runs multiplies by it as a plain number")
+        raise UnmovedError("nothing that runs multiplies by it as one number")
     factor = sites[0].factor
     power = next((p for p in _POWERS if _close((value / identity) ** p, factor)), None) if (
         value > 0

@@ -81,15 +81,24 @@ def _look(
         return _Look(frame, frame.why_not[0])
     names = examination.names
     gains: list[NormSite] = []
+    tied: list[str] = []
     weighted = [norm for norm in frame.norms if norm.weight]
     for norm in weighted:
         site = examination.anatomy.sites[norm.name]
         if why_not_foldable(site, names) is None:
             continue
         reason = why_no_gain_folds(checkpoint, site, names)
-        if reason:
-            return _Look(frame, _why_it_stays(frame, site, reason))
-        gains.append(site)
+        if reason is None:
+            gains.append(site)
+        elif not _tied(frame) & {reader.weight for reader in site.readers}:
+            return _Look(frame, f"γ of {site.name} cannot be folded: {reason}")
+        else:  # said last: it is all that --untie helps against
+            tied.append(
+                f"{next(iter(_tied(frame)))} is embedding and head in one, so γ of {site.name} "
+                "cannot be folded into it: give the head a table of its own with --untie"
+            )
+    if tied:
+        return _Look(frame, tied[0])
     if weighted and "norm" not in what:
         reason = f"{weighted[0].name} has a gain, which must be folded first: --what norm,rotate"
         return _Look(frame, reason)
@@ -97,16 +106,6 @@ def _look(
         reason = f"{frame.scales[0]} must be folded first: --what layerscale,norm,rotate"
         return _Look(frame, reason)
     return _Look(frame, "", tuple(gains))
-
-
-def _why_it_stays(frame: Frame, site: NormSite, reason: str) -> str:
-    tied = _tied(frame) & {reader.weight for reader in site.readers}
-    if tied:
-        return (
-            f"{next(iter(tied))} is embedding and head in one, so γ of {site.name} cannot be "
-            "folded into it: give the head a table of its own with --untie"
-        )
-    return f"γ of {site.name} cannot be folded: {reason}"
 
 
 def _tied(frame: Frame) -> set[str]:

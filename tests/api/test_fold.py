@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import normsurgery
+from normsurgery.cli import main
 from normsurgery.errors import UnsupportedModelError, UsageError
-from tests.cli.invoke import command
 from tests.surgery.fold_models import built, with_processor
 
 BIASES = "norm,key-bias,value-bias"
@@ -184,9 +184,10 @@ def test_inspect_has_a_row_a_fold(trained):
         assert not row["applies"] and row["reason"] and row["contract"] == "exact"
 
 
-def test_the_command_prints_what_it_left(trained, tmp_path):
-    done = command("fold", str(trained), "-o", str(tmp_path / "out"), "--what", "norm", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "Left as it is" in done.stdout and "transformer.ln_f" in done.stdout
-    done = command("fold", str(trained), "-o", str(tmp_path / "out"), "--what", "mup")
-    assert done.returncode == 4 and "no key of its configuration" in done.stderr
+def test_the_command_prints_what_it_left(trained, tmp_path, capsys):
+    arguments = ["fold", str(trained), "-o", str(tmp_path / "out")]
+    assert main([*arguments, "--what", "norm", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "Left as it is" in printed and "transformer.ln_f" in printed
+    assert main([*arguments, "--what", "mup"]) == 4
+    assert "no key of its configuration" in capsys.readouterr().err

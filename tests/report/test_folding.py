@@ -22,7 +22,7 @@ def row_text(text, start):
 
 def test_the_stream_is_shown_before_and_after():
     text = shown(documents.fold_document(), width=120)
-    assert row(text, "model.layers.0") == ["812", "3.02", "41.2", "1.5"]
+    assert row(text, "worst: model.layers.0") == ["812", "3.02", "41.2", "1.5"]
     assert "2,144 tokens" in text
     without = documents.fold_document()
     without["kurtosis"] = {
@@ -43,7 +43,7 @@ def test_the_card_names_the_folds():
     card = model_card({**document, "versions": {}, "files": {}}, None, notes=())
     assert "norm folded" in card and "## What was folded" in card
     assert "| norm | model.layers.{0,1}.q_norm | 2 | model.layers.#.attn reads it |" in card
-    assert "## The stream's outliers" in card and "| model.layers.0 | 812 | 3.02 |" in card
+    assert "## The stream's outliers" in card and "| worst: model.layers.0 | 812 | 3.02 |" in card
     recalibrated = fold_markdown(documents.recalibrate_document())
     assert "| after | 0.5 | 87.50 % | – |" in recalibrated
 

@@ -39,6 +39,12 @@ MUP = {
 MODELS: dict[str, Spec] = {
     **FAMILIES,
     "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED),
+    # heads that a twin has fewer of
+    "eight_heads": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {**TEXT, "num_attention_heads": 8}),
+    "eight_shared": (
+        "Starcoder2ForCausalLM", "Starcoder2Config",
+        {**TEXT, "num_attention_heads": 8, "num_key_value_heads": 2},
+    ),
     "llama_tied": ("LlamaForCausalLM", "LlamaConfig", {**TEXT, "tie_word_embeddings": True}),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", {**GROUPED, "head_dim": 12}),
     "gemma2": (
@@ -58,12 +64,23 @@ MODELS: dict[str, Spec] = {
     "falcon_h1": (
         "FalconH1ForCausalLM", "FalconH1Config",
         {
-            **GROUPED, "embedding_multiplier": 2.0, "lm_head_multiplier": 0.5,
-            "attention_in_multiplier": 0.7, "attention_out_multiplier": 0.8,
+            **GROUPED, "num_hidden_layers": 1, "embedding_multiplier": 2.0,
+            "lm_head_multiplier": 0.5, "attention_in_multiplier": 0.7,
+            "attention_out_multiplier": 0.8,
             "key_multiplier": 0.9, "mlp_multipliers": [0.5, 0.6], "ssm_in_multiplier": 1.3,
             "ssm_out_multiplier": 0.4, "ssm_multipliers": [1.0, 1.0, 1.0, 1.0, 2.0],
             "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8,
             "mamba_n_groups": 1,
+        },
+    ),
+    "deepseek": (
+        "DeepseekV3ForCausalLM", "DeepseekV3Config",
+        {
+            **TEXT, "num_key_value_heads": 4, "n_routed_experts": 4, "n_shared_experts": 1,
+            "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 24,
+            "first_k_dense_replace": 1, "q_lora_rank": 24, "kv_lora_rank": 16,
+            "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 12,
+            "routed_scaling_factor": 2.5,
         },
     ),
     "qwen2": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,11 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.proof import Proof, prove
 from normsurgery.api.same_class import FORM, verification_options
-from normsurgery.checkpoint import Checkpoint
+from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.report.progress import Progress
 from normsurgery.surgery.folds import FoldPlan, Inputs, Step
 from normsurgery.surgery.receipt import Receipt
+from normsurgery.surgery.set_parameters import FLOATING
 from normsurgery.verify import ModelSource, judge, run_reference
 
 
@@ -33,8 +35,19 @@ class Composition:
     plans: tuple[FoldPlan, ...]
 
     def operate(self, source: Checkpoint) -> tuple[Checkpoint, list[Receipt]]:
-        """The result, and a receipt for each step."""
-        return _applied(source, [*self.before, *(plan.step for plan in self.plans)])
+        """The result, and a receipt for each step. Every number is rounded once, after all folds:
+        what several folds change is kept in float64 between them."""
+        source, receipts = _applied(source, self.before)
+        steps = [plan.step for plan in self.plans]
+        result, folded = _applied(source, steps)
+        touched = Counter(name for receipt in folded for name in receipt.changed)
+        often = [name for name, times in touched.items() if times > 1 and name in source]
+        if often:
+            wide = source.override({name: _stored_as(source[name], "F64") for name in often})
+            result, folded = _applied(wide, steps)
+            narrow = {name: _stored_as(result[name], source[name].dtype) for name in often}
+            result = result.override(narrow)
+        return result, [*receipts, *folded]
 
     def prove(self) -> Proof:
         """Prove all folds together on the twin; every one of them made wrongly must be noticed."""
@@ -71,6 +84,14 @@ class Composition:
                 steps[position] = step
                 found[f"{plan.name}: {how}"] = partial(_result, steps=[*self.before, *steps])
         return found
+
+
+def _stored_as(tensor: LazyTensor, dtype: str) -> LazyTensor:
+    """The tensor in another dtype, row by row. dtype: safetensors spelling."""
+    if tensor.dtype == dtype:
+        return tensor
+    wanted = FLOATING[dtype]
+    return replace(tensor.map(lambda rows: rows.to(wanted), by_rows=True), dtype=dtype)
 
 
 def _applied(source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:

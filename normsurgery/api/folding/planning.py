@@ -13,6 +13,7 @@ from normsurgery.surgery.folds import FOLD_ORDER, FoldOptions, FoldPlan
 
 Planner = Callable[[Checkpoint, Examination, FoldOptions], FoldPlan | str]
 RECALIBRATE = "recalibrate"
+ROTATE = "rotate"
 
 # fold → the module that plans it, with a function plan_<name>
 _HOME_OF = {
@@ -56,7 +57,8 @@ def plan_folds(
 ) -> tuple[list[FoldPlan], dict[str, str]]:
     """The plans of the folds in `options.what`; and for those that do not apply, the reason.
 
-    Raises UnsupportedModelError where none applies.
+    Raises UnsupportedModelError where none applies, and where a rotation was asked for and cannot
+    be had: the other folds are done for its sake.
     """
     plans: list[FoldPlan] = []
     reasons: dict[str, str] = {}
@@ -66,7 +68,9 @@ def plan_folds(
             plans.append(found)
         else:
             reasons[name] = found
-    if not plans:
+    if not plans or ROTATE in reasons:
+        if plans:
+            reasons = {ROTATE: reasons[ROTATE]}
         said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UnsupportedModelError(said, "normsurgery inspect MODEL   # what does apply")
     return plans, reasons
