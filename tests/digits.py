@@ -39,7 +39,7 @@ CLASSIFIERS: dict[str, tuple[str, str, dict[str, Any], int, float]] = {
             "image_size": SIDE, "depth_multiplier": 0.5, "output_stride": 32,
             "classifier_dropout_prob": 0.0,
         },
-        7, 4e-3,
+        9, 4e-3,
     ),
     "vit": (
         "ViTForImageClassification",

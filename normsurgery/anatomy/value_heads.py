@@ -175,9 +175,10 @@ def _hooked(
     runs: _Runs,
     replaced: Callable[[str, Tensor], Tensor],
 ) -> Iterator[None]:
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def note(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            runs.inputs.setdefault(name, []).append(args[0].detach().clone())
+    def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        def note(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+            (taken,) = (*args, *kwargs.values())
+            runs.inputs.setdefault(name, []).append(taken.detach().clone())
             given = replaced(name, output)
             runs.outputs.setdefault(name, []).append(given.detach().clone())
             return given
@@ -186,7 +187,7 @@ def _hooked(
 
     with ExitStack() as stack:
         for name in modules:
-            handle = model.get_submodule(name).register_forward_hook(hook(name))
+            handle = model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
             stack.callback(handle.remove)
         yield
 

@@ -1,5 +1,6 @@
 """`fold_bn`: every form proved on families of each kind, and what comes out of it."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from torch import nn
 import normsurgery
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.api.batchnorm import BatchNormFolding, plan_folding
-from normsurgery.api.batchnorm_verify import selects
+from normsurgery.api.batchnorm_verify import selects, verify_folding
+from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import open_checkpoint, write_weights
 from normsurgery.errors import CheckpointError, UnsupportedModelError, VerificationError
 from normsurgery.surgery.cast import cast
@@ -286,8 +288,51 @@ def test_a_statistic_that_is_missing_is_an_error(family, tmp_path):
         normsurgery.fold_bn(source, tmp_path / "out")
 
 
-def test_only_models_that_pick_by_score_are_certified_in_float64(made):
-    assert not selects(made("resnet", "keep")[0])
+class Picking(nn.Module):
+    def forward(self, x):
+        return x.topk(2)
+
+
+def test_only_a_model_that_picks_by_score_may_be_certified_in_float64_alone(made):
+    folding, _, _ = made("resnet", "keep")
+    assert not selects(folding)
+    picking = replace(folding.examination.twin, model=Picking(), inputs={"x": torch.randn(2, 5)})
+    assert selects(replace(folding, examination=replace(folding.examination, twin=picking)))
+
+
+@pytest.fixture
+def unsteady(made, family, tmp_path, monkeypatch):
+    """`unsteady(form)` verifies a fold as if its model picked by score, and failed in float32."""
+
+    def verify(form, **changes):
+        folding, _, directory = made("conformer", form)
+        monkeypatch.setattr("normsurgery.api.batchnorm_verify.selects", lambda folding: True)
+        compare = importlib.import_module("normsurgery.verify.compare")
+        monkeypatch.setattr(compare, "NOISE_RATIO", 1e-6)
+        found = verify_folding(
+            open_checkpoint(family("conformer")), replace(folding, **changes), directory,
+            Writing(tmp_path / "out"), data=None, device="cpu", dtype=None, seed=0,
+        )  # fmt: skip
+        (form,) = folding.forms
+        return found["verdict"], found[form]
+
+    return verify
+
+
+@pytest.mark.parametrize("form", ["keep", "graft"])
+def test_such_a_model_is_held_to_the_float64_bound_on_its_real_weights(unsteady, form):
+    verdict, figures = unsteady(form)
+    assert verdict == "pass" and figures["dtype"] == "float64"
+    assert figures["outputs"]["logits"]["ratio"] < 1e-9 == figures["outputs"]["logits"]["allowed"]
+    assert any("the model picks by score" in note for note in figures["notes"])
+
+
+def test_the_float64_bound_still_catches_a_fold_that_is_not_made(unsteady, made):
+    plan = made("conformer", "keep")[0].plan
+    (site,) = plan.sites
+    other = replace(site, norm=replace(site.norm, eps=1e-3))
+    verdict, figures = unsteady("keep", plan=replace(plan, sites=(other,)))
+    assert verdict == "fail" and figures["outputs"]["logits"]["ratio"] > 1e-9
 
 
 def test_inspect_says_which_forms_apply(family):

@@ -63,6 +63,7 @@ OPTIONS = [
     ("convert", "--allow-pickle", "allow_pickle", True),
     ("fold_bn", "--example=photo.png", "example", Path("photo.png")),
     ("fold_bn", "--form=graft", "form", "graft"),
+    ("fold_bn", "--example=x.npy", "example", Path("x.npy")),
     ("fold_bn", "--dtype=bfloat16", "dtype", "bfloat16"),
     ("fold_bn", "--device=cuda:1", "device", "cuda:1"),
     ("fold_bn", "--dry-run", "dry_run", True),
