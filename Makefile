@@ -24,6 +24,7 @@ bench: $(STAMP) ## the figures of the README's performance section
 
 census: $(STAMP) ## every family of transformers: what converts, with which error, and why not the rest
 	$(BIN)/python -m normsurgery.anatomy.census --csv census.csv
+	$(BIN)/python -m normsurgery.anatomy.census --batch-norm --csv census-batchnorm.csv
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import normsurgery
 from normsurgery.recipe import read_recipe
+from tests.batchnorm_families import build_batch_norms
 from tests.families import build_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -25,6 +26,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 CHOSEN: dict[str, dict[str, Any]] = {
     "gpt2-to-rmsnorm": {},
     "olmo-to-llama": {"target": "native"},
+    "resnet-folded": {},
     "llama-minus-quarter": {"drop": "25%", "substitute": "merge", "heal": "sequential"},
     "heal-minus-quarter": {"teacher": "meta-llama/Llama-2-7b-hf", "steps": 100},
     "depth-upscaling": {"blocks": "0-23,8-31"},
@@ -109,6 +111,15 @@ def test_the_commands_in_a_recipe_s_comments_are_its_own(name: str) -> None:
 def test_gpt2_to_rmsnorm(trained: Path, tmp_path: Path) -> None:
     document = ran("gpt2-to-rmsnorm", trained, tmp_path / "out", "device=cpu")
     assert document["verification"]["contract"] == "exact"
+
+
+def test_resnet_folded(tmp_path: Path) -> None:
+    build_batch_norms("resnet", tmp_path / "resnet")
+    for form in ("keep", "graft"):
+        changes = ["device=cpu", f"steps.0.form={form}"]
+        document = ran("resnet-folded", tmp_path / "resnet", tmp_path / form, *changes)
+        assert document["verification"]["contract"] == "exact"
+        assert document["batch_norms"]["folded"] == 8
 
 
 def test_gpt2_without_norms(trained: Path, tmp_path: Path) -> None:

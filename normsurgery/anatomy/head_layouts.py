@@ -48,6 +48,17 @@ class Layout:
         return _RULES[self.name](size, width, heads)
 
 
+def told_apart(layout: Layout, twin: Mapping[str, Any], real: Mapping[str, Any]) -> bool:
+    """Whether no other tower could be meant: one with as many heads in the twin, but not really.
+
+    twin, real: the configurations as dictionaries.
+    """
+    if layout.heads is None:
+        return True
+    alike = [k for k in head_keys(twin) if value_at(twin, k) == value_at(twin, layout.heads)]
+    return len({value_at(real, key) for key in alike}) == 1
+
+
 def layouts(config: Mapping[str, Any]) -> Iterator[Layout]:
     """All that a model with this configuration may have, those that need no heads first."""
     yield from (Layout(name) for name in ("alone", "thirds"))

@@ -13,6 +13,7 @@ from torch import Tensor
 _WAVE_SAMPLES = 5200  # 16 frames of wav2vec2's extractor
 _FRAMES = 32
 _REGIONS = 3
+_SIDE = 128  # of a picture whose size no configuration tells
 _LINES = ((48, 320), (96, 320))  # height and width of pictures of one line of text
 _GRID = (1, 4, 4)  # time, height and width of a picture, in patches
 _TEXT_LIMITS = (
@@ -193,9 +194,9 @@ class Maker:
         config = getattr(self.config, "vision_config", self.config)
         keys = ("image_size", "crop_size", "max_img_size")
         size = self._setting_of(config, *keys) or self.setting(*keys)
-        height, width = (size, size) if isinstance(size or 224, int) else tuple(size)
+        height, width = (size, size) if isinstance(size or _SIDE, int) else tuple(size)
         channels = getattr(config, "num_channels", None) or self.setting("num_channels", default=3)
-        height, width = height or 224, width or 224
+        height, width = height or _SIDE, width or _SIDE
         ratios = self.setting("scaled_images_ratios")
         if ratios:  # at its smallest scale it is one patch
             height = width = round(self._side() / min(ratios))

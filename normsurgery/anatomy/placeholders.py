@@ -31,7 +31,8 @@ def with_placeholders(
     accepted = inspect.signature(model.forward).parameters
     if "input_features" in inputs:
         every = _all_frames(inputs["input_features"], setting)
-        inputs = {**inputs, **{mask: every for mask in _FRAME_MASKS if mask in accepted}}
+        masks = [mask for mask in _FRAME_MASKS if mask in accepted and _of_frames(model, mask)]
+        inputs = {**inputs, **dict.fromkeys(masks, every)}
     for name, method, keys in _KINDS:
         token = setting(*keys)
         tower = next((part for part in model.modules() if hasattr(part, method)), None)
@@ -47,6 +48,13 @@ def with_placeholders(
         if "mm_token_type_ids" in accepted and name == "pixel_values":
             inputs["mm_token_type_ids"] = (inputs["input_ids"] == token).long()
     return inputs
+
+
+def _of_frames(model: nn.Module, mask: str) -> bool:
+    """Whether the encoder takes the mask; one that it does not is of features, not of frames."""
+    found = (getattr(module, "get_audio_features", None) for module in model.modules())
+    method: Any = next((one for one in found if one is not None), None)
+    return method is None or mask in inspect.signature(method).parameters
 
 
 def _features(tower: nn.Module, run: Callable[..., Any], name: str, inputs: Any) -> int:

@@ -56,6 +56,7 @@ _DERIVED = ("dim_bbox_", "stage_block_", "fine_fusion_dims")
 _MASKS = "mask_loss_coefficient"  # of DETR's kind with a head for masks
 # A picture at several scales, cut into patches that are pictures to the towers.
 _SCALES, TWIN_CUT = "scaled_images_ratios", 64
+TWIN_SIDE = 128
 _STEM = "stem_out_channels"
 _PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 # Lists of token ids that only generation reads.
@@ -102,7 +103,8 @@ def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
         if isinstance(tiny.get(key), int):
             tiny[key] = min(tiny[key], cap)
     if isinstance(tiny.get("projection_dim"), int) and tiny["projection_dim"] > 0:
-        tiny["projection_dim"] = TWIN_PROJECTION
+        if not _is_a_width(tiny, tiny["projection_dim"]):
+            tiny["projection_dim"] = TWIN_PROJECTION
     if not any(key in tiny for key in _TILED):
         _shrink_pictures(tiny)
     return tiny
@@ -117,6 +119,7 @@ def _shrink_pictures(tiny: dict[str, Any]) -> None:
         if isinstance(tiny.get(key), int):
             tiny[key] = min(tiny[key], max(2, 2 * steps))
     if not isinstance(patch, int) or not patch:
+        _cap_sides(tiny)
         return
     goal = patch * max(4, 64 // patch)
     for key in ("image_size", "crop_size"):
@@ -125,6 +128,21 @@ def _shrink_pictures(tiny: dict[str, Any]) -> None:
             tiny[key] = min(size, goal)
         elif isinstance(size, list) and size and min(size) > goal:
             tiny[key] = [patch * (side * goal // min(size) // patch) for side in size]
+
+
+def _is_a_width(tiny: Mapping[str, Any], size: int) -> bool:
+    """Whether a part hands out its features this wide as they are, unprojected."""
+    parts = [value for value in tiny.values() if isinstance(value, Mapping)]
+    return any(part.get("hidden_dim") == size for part in parts)
+
+
+def _cap_sides(tiny: dict[str, Any]) -> None:
+    """A picture that is not cut into patches: no weight depends on its size."""
+    size = tiny.get("image_size")
+    if isinstance(size, int):
+        tiny["image_size"] = min(size, TWIN_SIDE)
+    elif isinstance(size, list) and all(isinstance(side, int) for side in size):
+        tiny["image_size"] = [min(side, TWIN_SIDE) for side in size]
 
 
 def _patch(tiny: Mapping[str, Any]) -> tuple[int, Any]:

@@ -100,7 +100,7 @@ class BatchNormFolding:
     def prove(self) -> Proof:
         """Prove the folds on the twin; a result without them must show, and one without one."""
         plan = replace(self.plan, dtype=None)
-        folded = [site.name for site in plan.sites]
+        folded = [site.name for site in plan.sites if site.seen]
 
         def operate(unfolded: Collection[str]) -> Operate:
             return lambda twin: self._applied(twin, self._steps(plan, unfolded))[0]

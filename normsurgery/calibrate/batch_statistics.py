@@ -22,6 +22,8 @@ from normsurgery.calibrate.arrays.samples import Batch, Samples
 from normsurgery.report.progress import Advance
 from normsurgery.verify.run import placed
 
+_WIDENED = 2**22  # values that are in float64 at once
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -42,10 +44,15 @@ class Gatherer:
         self._count = 0
 
     def update(self, values: Tensor) -> None:
-        """values: channels along the axis. On their own device, in float64."""
-        rows = values.detach().movedim(self._axis, 0).flatten(1).double()
-        count, mean = rows.shape[1], rows.mean(1)
-        squares = (rows - mean[:, None]).square().sum(1)
+        """values: channels along the axis. On their own device, in float64, some at a time."""
+        rows = values.detach().movedim(self._axis, 0).flatten(1)
+        count = rows.shape[1]
+        parts = [
+            torch.var_mean(part.double(), dim=1, correction=0)
+            for part in rows.split(max(1, _WIDENED // max(1, count)))
+        ]
+        squares, mean = (torch.cat(column) for column in zip(*parts, strict=True))
+        squares = squares * count
         if self._mean is None:
             self._mean, self._squares, self._count = mean, squares, count
             return

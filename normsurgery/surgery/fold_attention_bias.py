@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.examine import Examination
-from normsurgery.anatomy.head_layouts import Layout, layouts
+from normsurgery.anatomy.head_layouts import Layout, layouts, told_apart
 from normsurgery.anatomy.linears import Linear, stored
 from normsurgery.anatomy.names import NameMap
 from normsurgery.anatomy.push import Felt, push, stored_linear, trace_of
@@ -131,13 +131,22 @@ def _search(
         reason = why_not_editable(
             names, (passed.bias, passed.weight, passed.into or None, passed.into_bias)
         ) or _why_not_whole(names, passed)
-        if reason is None and passed.rows(checkpoint, names) is None:
-            reason = "its heads are not laid out as the twin's"
+        reason = reason or _why_no_rows(checkpoint, examination, passed)
         if reason:
             left[passed.bias] = reason
         else:
             found.append(passed)
     return found, left
+
+
+def _why_no_rows(checkpoint: Checkpoint, examination: Examination, passed: Passed) -> str | None:
+    """Why the rows of the real bias are not known, or None."""
+    if passed.rows(checkpoint, examination.names) is None:
+        return "its heads are not laid out as the twin's"
+    twin, real = examination.twin.model.config.to_dict(), examination.config.to_dict()
+    if not told_apart(passed.layout, twin, real):
+        return "towers with different numbers of heads look alike in the twin"
+    return None
 
 
 def _why_not_whole(names: NameMap, passed: Passed) -> str | None:

@@ -27,7 +27,6 @@ from normsurgery.anatomy.trace import Node, Trace
 from normsurgery.anatomy.twin import meta_model
 from normsurgery.anatomy.writers import sole_source
 from normsurgery.checkpoint import Checkpoint
-from normsurgery.errors import SurgeryError
 from normsurgery.surgery.edits import filled, scaled_along, whole, why_not_editable
 from normsurgery.surgery.folds import FoldOptions, FoldPlan, fold_receipt, said
 from normsurgery.surgery.receipt import Receipt
@@ -142,7 +141,7 @@ def _switch(examination: Examination, gains: set[str]) -> tuple[Key, Any] | None
             with quiet():
                 config = type(examination.config).from_dict(tried)
             built = set(meta_model(examination.model_class, config).state_dict())
-        except (SurgeryError, ValueError, TypeError):
+        except Exception:  # whatever a configuration class raises at a value that it refuses
             continue
         if present - built == gains and built <= present:
             return key, value

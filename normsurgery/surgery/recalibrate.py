@@ -5,8 +5,9 @@ g √(v + ε) and bias s + g m it computes the same, whatever m and v are. With 
 input had in the original, it is a norm again: other statistics in their place bring its output back
 to the mean and the variance that it had there. Where the norm's scale had been folded into the map
 before it, these are m = (β − s) / g and v = (γ / g)² σ² / (σ² + ε) of the original's β, γ and σ
-(arXiv 2006.10518, with ε not left out); where into the maps after it or beside it, its input never
-changed, and they are the original's own.
+(arXiv 2006.10518, with ε not left out); where into the maps after it, its input never changed, and
+they are the original's own. A scale that went into a convolution beside the norm has no such place:
+that convolution would not follow the new statistics.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ others right padding, since learned positions may ignore the mask. Pads are neve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from normsurgery.anatomy.inputs import example_inputs, working_candidate
+from normsurgery.anatomy.inputs import example_inputs
 from normsurgery.calibrate.arrays.files import FORMATS, is_array_source
 from normsurgery.calibrate.arrays.read import read_arrays
 from normsurgery.calibrate.text.tokenizer import LOADING_ERRORS, load_tokenizer
 from normsurgery.errors import UsageError
+from normsurgery.verify.layout import Host, padded
 from normsurgery.verify.sources import tasks_of
 from normsurgery.verify.text import TokenStream, read_text, tokenize
 
@@ -161,25 +161,6 @@ def _made_up(request: _Request, rows: int) -> dict[str, Tensor]:
         return {}
 
 
-class _Host:
-    """A model's configuration and forward, seen as float32 on the CPU, whatever is offloaded."""
-
-    def __init__(self, model: Any) -> None:
-        self.config, self.forward, self._model = model.config, model.forward, model
-
-    def parameters(self) -> Iterator[Tensor]:
-        yield torch.empty(0)
-
-    def modules(self) -> Iterator[Any]:
-        yield from self._model.modules()
-
-
-def chosen_layout(model: Any, run: Callable[[dict[str, Tensor]], Any], *, length: int) -> int:
-    """Which of the layouts that a model's signature leaves open it takes, by trying."""
-    host: Any = _Host(model)
-    return working_candidate(host, run, length=length, seed=0)
-
-
 def _is_free_text(request: _Request, samples: dict[str, Tensor], ids: Tensor) -> bool:
     """Whether any text may stand in the rows: one a sample, no places for a picture's features.
 
@@ -194,7 +175,7 @@ def _is_free_text(request: _Request, samples: dict[str, Tensor], ids: Tensor) ->
 def _example(
     request: _Request, *, batch: int, length: int, seed: int | None = None
 ) -> dict[str, Tensor]:
-    host: Any = _Host(request.model)
+    host: Any = Host(request.model)
     return example_inputs(
         host, batch=batch, length=length, candidate=request.layout,
         seed=request.seed if seed is None else seed,
@@ -265,9 +246,7 @@ def _batch(request: _Request, rows: list[list[int]], seed: int) -> Batch:
         for name, tensor in _sampled(request, seed, len(rows)).inputs.items()
         if name not in ("input_ids", "attention_mask", "decoder_input_ids")
     }
-    ids, mask = _padded(
-        rows, _pad_id(request), left=request.causal and request.padding == "natural"
-    )
+    ids, mask = padded(rows, _pad_id(request), left=request.causal and request.padding == "natural")
     if getattr(request.model.config, "is_encoder_decoder", False):
         return _encoder_decoder(request, ids, mask, others)
     labels = None
@@ -324,17 +303,3 @@ def _pad_id(request: _Request) -> int:
     pad: int | None = stated if stated is not None else own
     size = request.config.vocab_size
     return pad if pad is not None and 0 <= pad < size else 0
-
-
-def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
-    place: Callable[[list[int]], list[int]] = (
-        (lambda row: [pad] * (width - len(row)) + row)
-        if left
-        else (lambda row: row + [pad] * (width - len(row)))
-    )
-    ids = torch.tensor([place(row) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    steps = torch.arange(width).unsqueeze(0)
-    mask = steps >= width - lengths if left else steps < lengths
-    return ids, mask

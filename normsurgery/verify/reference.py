@@ -24,7 +24,8 @@ from normsurgery.errors import CheckpointError, SurgeryError, UsageError
 from normsurgery.report.progress import Advance, Progress, Silent, Unit
 from normsurgery.verify.figures import SpreadGatherer
 from normsurgery.verify.floor import FloorGatherer, scaled
-from normsurgery.verify.inputs import Batch, Padding, Plan, chosen_layout, plan_inputs
+from normsurgery.verify.inputs import Batch, Padding, Plan, plan_inputs
+from normsurgery.verify.layout import chosen_layout
 from normsurgery.verify.load import LoadReport, load_model
 from normsurgery.verify.options import VerifyOptions
 from normsurgery.verify.run import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import FalconConfig, GPT2Config, LlamaConfig
 
-from normsurgery.anatomy.head_layouts import Layout, head_keys, layouts
+from normsurgery.anatomy.head_layouts import Layout, head_keys, layouts, told_apart
 
 HEADS = ("num_attention_heads",)
 
@@ -54,3 +54,14 @@ def test_heads_are_found_under_their_names_and_in_parts():
     ]
     names = [layout.name for layout in layouts({"n_heads": 2})]
     assert names[:2] == ["alone", "thirds"] and len(names) == 6
+
+
+def test_towers_that_only_the_real_model_tells_apart():
+    def config(text, vision):
+        return {"text_config": {"num_heads": text}, "vision_config": {"num_heads": vision}}
+
+    layout = Layout("groups", ("vision_config", "num_heads"))
+    assert told_apart(layout, config(4, 4), config(16, 16))
+    assert told_apart(layout, config(3, 4), config(12, 16))
+    assert not told_apart(layout, config(4, 4), config(12, 16))
+    assert told_apart(Layout("thirds"), config(4, 4), config(12, 16))

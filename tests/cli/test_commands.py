@@ -61,6 +61,7 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
+    ("fold_bn", "--example=photo.png", "example", Path("photo.png")),
     ("fold_bn", "--form=graft", "form", "graft"),
     ("fold_bn", "--dtype=bfloat16", "dtype", "bfloat16"),
     ("fold_bn", "--device=cuda:1", "device", "cuda:1"),

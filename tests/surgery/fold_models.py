@@ -39,6 +39,12 @@ MUP = {
 MODELS: dict[str, Spec] = {
     **FAMILIES,
     "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED),
+    # heads that a twin has fewer of
+    "eight_heads": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {**TEXT, "num_attention_heads": 8}),
+    "eight_shared": (
+        "Starcoder2ForCausalLM", "Starcoder2Config",
+        {**TEXT, "num_attention_heads": 8, "num_key_value_heads": 2},
+    ),
     "llama_tied": ("LlamaForCausalLM", "LlamaConfig", {**TEXT, "tie_word_embeddings": True}),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", {**GROUPED, "head_dim": 12}),
     "gemma2": (

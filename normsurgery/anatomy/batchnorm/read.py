@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from normsurgery.anatomy.batchnorm.paths import Graph, back, forth
 from normsurgery.anatomy.batchnorm.readers import Readers
 from normsurgery.anatomy.batchnorm.sites import BatchNorm, BatchNorms, BatchNormSite
 from normsurgery.anatomy.float64 import Float64
+from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.runtime import single_thread
-from normsurgery.anatomy.trace import Node, trace
+from normsurgery.anatomy.trace import NORM, Node, trace
 from normsurgery.anatomy.twin import Twin
 from normsurgery.errors import UnsupportedModelError
 
@@ -47,7 +48,21 @@ def read_batch_norms(twin: Twin) -> BatchNorms:
         for name, look in first.items()
     }
     merges = find_merges(graph, sites, calls)
-    return BatchNorms(tuple(sites.values()), tuple(merges))
+    seen = _seen(graph, run_outputs(model, twin.inputs))
+    told = (replace(site, seen=site.name in seen) for site in sites.values())
+    return BatchNorms(tuple(told), tuple(merges))
+
+
+def _seen(graph: Graph, outputs: Iterable[str]) -> set[str]:
+    """Norms that an output depends on. outputs: names of those that need not be asked for."""
+    handed_out = graph.recorded.outputs
+    queue = [handed_out[name] for name in outputs if name in handed_out]
+    known = set(queue)
+    while queue:
+        fresh = [parent for parent in queue.pop().parents if parent not in known]
+        known.update(fresh)
+        queue += fresh
+    return {node.module for node in known if node.op == NORM}
 
 
 def _recorded(model: nn.Module, inputs: Mapping[str, Any], norms: set[str]) -> Graph:

@@ -62,7 +62,8 @@ class BatchNormSite:
     convolution of the same tensor (stride 1, "same") that its result is added to, whose centre tap
     takes the norm's diagonal; stays and dead: none. reason: why it stays, or is dead.
     centre: branch: index of the centre tap in the kernel's axes. sign: branch: -1 where the norm's
-    result is subtracted from the convolution's.
+    result is subtracted from the convolution's. seen: whether an output of the model depends on it
+    (the norms of an auxiliary head may only serve a loss): elsewhere no comparison can feel it.
     """
 
     norm: BatchNorm
@@ -71,6 +72,7 @@ class BatchNormSite:
     reason: str = ""
     centre: tuple[int, ...] = ()
     sign: int = 1
+    seen: bool = True
 
     @property
     def name(self) -> str:

@@ -79,10 +79,20 @@ _SWIN = {
         "num_heads": [3, 6, 12, 24], "out_indices": [2, 3, 4],
     },
 }  # fmt: skip
-_LCNET = {
-    "layer_list_out_channels": [96, 96, 192, 384],
-    "backbone_config": {"model_type": "pp_lcnet_v4", **_FOUR},
-}  # fmt: skip
+# A detector's stages halve both sides; the default's are a reader's of lines.
+_LCNET = {"backbone_config": {
+    "model_type": "pp_lcnet_v4", **_FOUR, "block_configs": [
+        [[3, 96, 96, 1, True]],
+        [[3, 96, 96, 2, False], [3, 96, 96, 1, False]],
+        [[3, 96, 192, 2, False], [3, 192, 192, 1, True]],
+        [[3, 192, 384, 2, False], [3, 384, 384, 1, True]],
+    ],
+}}  # fmt: skip
+_WIDTHS = {"layer_list_out_channels": [96, 96, 192, 384]}
+_LW_VIT = {
+    "projector_scale_factors": [1.0],
+    "backbone_config": {"model_type": "lw_detr_vit", "out_indices": [2, 4, 5, 9]},
+}
 _UVDOC = {"backbone_config": {
     "model_type": "uvdoc_backbone", "out_features": [f"stage{number}" for number in range(1, 7)],
 }}  # fmt: skip
@@ -118,7 +128,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_plain("align", "AlignModel", "AlignVisionModel"),
     *_flagged("beit", "BeitForSemanticSegmentation", "", **_LAYERS),
     *_plain("canary", "CanaryForConditionalGeneration"),
-    *_plain("clap", "ClapModel"),
+    *_plain("clap", "ClapAudioModel"),
     *_flagged("clap", "ClapAudioModel", "fusion", enable_fusion=True),
     *_plain("cohere_asr", "CohereAsrForConditionalGeneration"),
     *_flagged("conditional_detr", "ConditionalDetrForObjectDetection", "ResNet-50", **_RESNET_50),
@@ -159,6 +169,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_flagged("mask2former", "Mask2FormerForUniversalSegmentation", "ResNet-50", **_RESNET_4),
     *_flagged("maskformer", "MaskFormerForInstanceSegmentation", "ResNet-50", **_RESNET_4),
     *_flagged("mm_grounding_dino", "MMGroundingDinoForObjectDetection", "ResNet-50", **_RESNET_50),
+    *_flagged("lw_detr", "LwDetrForObjectDetection", "", **_LW_VIT),
     *_plain("mobilenet_v1", "MobileNetV1ForImageClassification"),
     *_plain("mobilenet_v2", "MobileNetV2ForImageClassification",
             "MobileNetV2ForSemanticSegmentation"),
@@ -187,8 +198,9 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_plain("pp_ocrv5_mobile_rec", "PPOCRV5MobileRecForTextRecognition"),
     *_flagged("pp_ocrv5_server_det", "PPOCRV5ServerDetForObjectDetection", "", **_intraclass()),
     *_plain("pp_ocrv5_server_rec", "PPOCRV5ServerRecForTextRecognition"),
-    *_flagged("pp_ocrv6_medium_det", "PPOCRV6MediumDetForObjectDetection", "", **_intraclass()),
-    *_flagged("pp_ocrv6_small_det", "PPOCRV6SmallDetForObjectDetection", "", **_LCNET),
+    *_flagged("pp_ocrv6_medium_det", "PPOCRV6MediumDetForObjectDetection", "",
+              **_intraclass(), **_LCNET),
+    *_flagged("pp_ocrv6_small_det", "PPOCRV6SmallDetForObjectDetection", "", **_LCNET, **_WIDTHS),
     *_plain("pp_ocrv6_small_rec", "PPOCRV6SmallRecForTextRecognition"),
     *_plain("pp_ocrv6_tiny_rec", "PPOCRV6TinyRecForTextRecognition"),
     *_plain("regnet", "RegNetForImageClassification"),
@@ -199,8 +211,6 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_plain("rt_detr", "RTDetrForObjectDetection", "RTDetrResNetBackbone"),
     *_plain("rt_detr_v2", "RTDetrV2ForObjectDetection"),
     *_plain("sam3_lite_text", "Sam3LiteTextTextModel"),
-    *_flagged("sapiens2", "Sapiens2ForPoseEstimation", "deconvolutions", head_config={
-        "upsample_out_channels": [64, 64], "conv_out_channels": [64], }),
     *_plain("seamless_m4t", "SeamlessM4TForSpeechToText"),
     *_plain("segformer", "SegformerForSemanticSegmentation"),
     *_plain("slanet", "SLANetForTableRecognition"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from normsurgery.surgery.recalibrate import NormValues, reinserted, tensors_of, 
 from normsurgery.surgery.set_parameters import FLOATING
 
 _NEEDS_REFERENCE = "its scale was folded away, and only the original knows it: --reference ORIGINAL"
+_IN_BRANCH = "its scale is in the convolution beside it, which would not follow new statistics"
+_BESIDE = "its convolution also holds the scale of the norm beside it, which is none of its input"
 _NO_AFFINE = "its scale was folded away, and it has no weight and bias to put one into"
 
 
@@ -42,10 +44,12 @@ def find_places(
     """
     sites = {site.name: site for site in read_batch_norms(examination.twin).sites}
     known = None if original is None else _norms_of(original, sites)
+    beside = {m.weight for site in sites.values() if site.kind == "branch" for m in site.maps}
     places: dict[str, Place] = {}
     left: dict[str, str] = {}
     for name, site in sites.items():
-        place = _place(checkpoint, examination, site, None if known is None else known[name])
+        theirs = None if known is None else known[name]
+        place = _place(checkpoint, examination, site, theirs, beside)
         if isinstance(place, Place):
             places[name] = place
         else:
@@ -71,8 +75,9 @@ def _place(
     examination: Examination,
     site: BatchNormSite,
     original: NormValues | None,
+    beside: Collection[str],
 ) -> Place | str:
-    """The place of one norm, or why it has none."""
+    """The place of one norm, or why it has none. beside: weights that took a branch's scale."""
     norm = site.norm
     if site.kind == "dead":
         return site.reason
@@ -85,6 +90,10 @@ def _place(
     }
     if not values.is_folded or (original is not None and original.is_folded):
         return Place(norm, values, False, dtypes)
+    if site.kind == "branch":
+        return _IN_BRANCH
+    if any(m.weight in beside for m in site.maps):
+        return _BESIDE
     if original is None:
         return _NEEDS_REFERENCE
     if norm.weight is None or norm.bias is None:

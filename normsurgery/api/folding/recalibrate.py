@@ -39,7 +39,7 @@ from normsurgery.version import VERSION
 RECALIBRATE = "recalibrate"
 SAMPLES = 512
 _HELD_OUT = 0.25
-_ACTIVATIONS = 16  # of memory, a norm's input takes one part: convolutions hold copies of theirs
+_ACTIVATIONS = 8  # of memory, a norm's input takes one part: convolutions hold copies of theirs
 
 
 @dataclass(frozen=True)
