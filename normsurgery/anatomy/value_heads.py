@@ -177,7 +177,7 @@ def _hooked(
 ) -> Iterator[None]:
     def hook(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
         def note(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-            (taken,) = (*args, *kwargs.values())
+            taken = args[0] if args else next(iter(kwargs.values()))
             runs.inputs.setdefault(name, []).append(taken.detach().clone())
             given = replaced(name, output)
             runs.outputs.setdefault(name, []).append(given.detach().clone())

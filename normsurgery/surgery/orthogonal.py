@@ -51,9 +51,8 @@ class Rotation:
     def sha256(self) -> str:
         """Of Q's float64 values, row by row, little-endian."""
         digest = hashlib.sha256()
-        for columns in _ranges(self.width, max(1, _SLAB_ELEMENTS // self.width)):
-            # the hash is taken column by column of Qᵀ, which are the rows of Q
-            digest.update(self._rows(columns).contiguous().numpy().astype("<f8").tobytes())
+        for some in _ranges(self.width, max(1, _SLAB_ELEMENTS // self.width)):
+            digest.update(self._rows(some).contiguous().numpy().astype("<f8").tobytes())
         return digest.hexdigest()
 
     def matrix(self) -> Tensor:
@@ -69,9 +68,10 @@ class Rotation:
 
     def _rows(self, rows: slice) -> Tensor:
         """Those rows of Q: Q's transpose applied to unit vectors."""
-        unit = torch.eye(self.width, dtype=torch.float64)[rows]
         if self.kind == "random":
             return self._dense[rows]
+        unit = torch.zeros(rows.stop - rows.start, self.width, dtype=torch.float64)
+        unit.diagonal(rows.start).fill_(1)
         if self.keeps_ones:  # symmetric where H D Hᵀ is: D is diagonal
             return self.of(unit)
         return self._transform(unit, transposed=True) * self._signs / math.sqrt(self.width)

@@ -18,7 +18,7 @@ from normsurgery.anatomy.frames import Frame, Turn, read_frames
 from normsurgery.anatomy.model import NormSite
 from normsurgery.anatomy.names import NameMap
 from normsurgery.checkpoint import Checkpoint, LazyTensor
-from normsurgery.errors import SurgeryError, UnsupportedModelError
+from normsurgery.errors import SurgeryError
 from normsurgery.surgery.centre import checked_float
 from normsurgery.surgery.fold_gain import fold_gains, why_no_gain_folds
 from normsurgery.surgery.fold_norm import why_not_foldable
@@ -80,6 +80,9 @@ def _look(
     if frame.why_not:
         return _Look(frame, frame.why_not[0])
     names = examination.names
+    piece = next(filter(None, (_why_not_on_disk(names, turn) for turn in frame.turns)), "")
+    if piece:
+        return _Look(frame, piece)
     gains: list[NormSite] = []
     tied: list[str] = []
     weighted = [norm for norm in frame.norms if norm.weight]
@@ -106,6 +109,15 @@ def _look(
         reason = f"{frame.scales[0]} must be folded first: --what layerscale,norm,rotate"
         return _Look(frame, reason)
     return _Look(frame, "", tuple(gains))
+
+
+def _why_not_on_disk(names: NameMap, turn: Turn) -> str:
+    """Why the tensors on disk that hold a parameter cannot turn, or ""."""
+    joint = names.joint(turn.parameter)
+    if joint:
+        return f"{turn.parameter} is only a piece of {joint} on disk"
+    cut = [name for name, part in names.on_disk(turn.parameter) if part.cuts_along(turn.axis)]
+    return f"{cut[0]} holds only some of the channels of {turn.parameter}" if cut else ""
 
 
 def _tied(frame: Frame) -> set[str]:
@@ -183,7 +195,7 @@ class _Turning:
             streams.append({"part": frame.part, "blocks": self._blocks(frame), **stream.to_dict()})
             for turn in frame.turns:
                 if (turn.parameter, turn.axis) not in without:
-                    _add(spins, source, names, turn.parameter, Spin(stream, turn.axis), frame.turns)
+                    _add(spins, names, turn.parameter, Spin(stream, turn.axis))
         rotations = self._rotate_heads(source, spins, without)
         edits = {name: _spun(source, name, found) for name, found in spins.items()}
         result = source.override(edits)
@@ -225,7 +237,7 @@ class _Turning:
                 (site.output, site.output_axis, found.output),
             ):
                 if parameter is not None and (parameter, axis) not in without:
-                    _add(spins, source, names, parameter, Spin(turn, axis, starts))
+                    _add(spins, names, parameter, Spin(turn, axis, starts))
         return list(made)
 
 
@@ -252,52 +264,23 @@ def _wrong(turning: _Turning) -> dict[str, Step]:
 
 def _width(source: Checkpoint, names: NameMap, frame: Frame) -> int:
     """The stream's width in a checkpoint. Raises SurgeryError where its tensors disagree."""
-    widths = set()
-    for turn in frame.turns:
-        joint = names.joint(turn.parameter)
-        if joint:
-            widths.add(source[joint].shape[turn.axis] if turn.axis else None)
-            continue
-        name, part = names.on_disk(turn.parameter)[0]
-        if not part.cuts_along(turn.axis):
-            widths.add(source[name].shape[part.axis(turn.axis)])
-    widths.discard(None)
+    widths = {
+        source[name].shape[part.axis(turn.axis)]
+        for turn in frame.turns
+        for name, part in names.on_disk(turn.parameter)
+    }
     if len(widths) != 1:
         raise SurgeryError(
             f"internal error: the stream of {frame.part or 'the model'} has widths {widths}",
             "please report the model id",
         )
-    width = widths.pop()
-    assert width is not None
-    return width
+    return widths.pop()
 
 
-def _add(
-    spins: Spins,
-    source: Checkpoint,
-    names: NameMap,
-    parameter: str,
-    spin: Spin,
-    turns: Collection[Turn] = (),
-) -> None:
+def _add(spins: Spins, names: NameMap, parameter: str, spin: Spin) -> None:
     """Note a rotation under every name on disk that holds the parameter."""
-    joint = names.joint(parameter)
-    if joint:
-        axes = {(turn.parameter, turn.axis) for turn in turns}
-        if not spin.axis or any((held, spin.axis) not in axes for held in names.joins[joint]):
-            raise UnsupportedModelError(f"{parameter} is only a piece of {joint} on disk")
-        places = [(joint, spin.axis)]
-    else:
-        places = []
-        for name, part in names.on_disk(parameter):
-            if part.cuts_along(spin.axis):
-                raise UnsupportedModelError(
-                    f"{name} holds only some of the channels of {parameter}",
-                    "normsurgery inspect MODEL   # what does apply",
-                )
-            places.append((name, part.axis(spin.axis)))
-    for name, axis in places:
-        turned = Spin(spin.rotation, axis, spin.starts)
+    for name, part in names.on_disk(parameter):
+        turned = Spin(spin.rotation, part.axis(spin.axis), spin.starts)
         if turned not in spins.setdefault(name, []):  # a tied table is reached twice
             spins[name].append(turned)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +218,25 @@ def test_what_cannot_rotate_is_refused_with_its_reason(name: str, make: Make) ->
     subject = make(name)
     with pytest.raises(UnsupportedModelError, match=REFUSALS[name]):
         plan_folds(subject.source, subject.examination, FoldOptions(what=BOTH))
+
+
+def test_a_writer_that_is_a_piece_of_a_tensor_on_disk_is_refused(make: Make) -> None:
+    subject = make("mistral")
+    writer = "model.layers.0.mlp.down_proj.weight"
+    names = subject.examination.names
+    parts = {name: part for name, part in names.parts.items() if name != writer}
+    joined = replace(names, parts=parts, joins={"all.weight": (writer,)})
+    found = plan_rotate(
+        subject.source, replace(subject.examination, names=joined), FoldOptions(what=BOTH)
+    )
+    assert found == f"{writer} is only a piece of all.weight on disk"
+    half = {**names.parts, writer: replace(names.parts[writer], chunk=(0, 2))}
+    found = plan_rotate(
+        subject.source,
+        replace(subject.examination, names=replace(names, parts=half)),
+        FoldOptions(what=BOTH),
+    )
+    assert found == f"{writer} holds only some of the channels of {writer}"
 
 
 def test_gains_must_be_folded_first(make: Make) -> None:
