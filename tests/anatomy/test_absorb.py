@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,8 @@ def found(rule, s=3.0, plain=1.0):
             model(ids)
         twins.append(Twin(model, {"ids": ids}, dict(shapes)))
     norms = find_norms(twins[0].model, twins[0].shapes)
-    sites = sites_of(SimpleNamespace(twin=twins[0]), twins[1])
+    examination: Any = SimpleNamespace(twin=twins[0])
+    sites = sites_of(examination, twins[1])
     return twins, sites, absorb(trace_of(twins[0]), norms, sites)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -68,6 +70,10 @@ def test_what_an_output_shows_is_said():
     assert "output" in felt.blocked
 
 
+def output_of(recorded, module) -> Any:
+    return next(c.output for c in recorded.calls if c.name == module)
+
+
 def test_a_norm_ends_the_walk():
     torch.manual_seed(0)
     model = nn.Module()
@@ -75,7 +81,7 @@ def test_a_norm_ends_the_walk():
     model.forward = lambda x: {"y": model.last(model.norm(model.first(x)))}
     made = Twin(model.double(), {"x": torch.randn(3, 4).double()}, {"norm": (3, 4)})
     recorded = trace_of(made)
-    start = next(c.output for c in recorded.calls if c.name == "first")
+    start = output_of(recorded, "first")
     assert "norm" in push(recorded, start, start.value + 1).blocked
 
 
@@ -89,6 +95,6 @@ def test_a_trace_is_made_once():
 def test_rounding_is_not_felt(size):
     made = twin()
     recorded = trace_of(made)
-    start = next(c.output for c in recorded.calls if c.name == "v")
+    start = output_of(recorded, "v")
     felt = push(recorded, start, start.value + size)
     assert bool(felt.linears) == (size == 1.0)

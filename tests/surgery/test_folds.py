@@ -9,6 +9,7 @@ import torch
 
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.proof import prove
+from normsurgery.anatomy.push import trace_of
 from normsurgery.api.folding.planning import asked_folds, plan_folds
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError, VerificationError
@@ -165,7 +166,7 @@ def test_a_norm_that_runs_twice_stays(tmp_path, monkeypatch):
             nodes = list(fold_norm_trace.norm_nodes())
             return [*nodes, nodes[0]]
 
-    fold_norm_trace = fold_norm.trace_of(examination.twin)
+    fold_norm_trace = trace_of(examination.twin)
     monkeypatch.setattr(fold_norm, "trace_of", lambda twin: Twice())
     found = fold_norm.plan_norm(open_checkpoint(source), examination, FoldOptions())
     assert isinstance(found, FoldPlan)
@@ -189,10 +190,12 @@ def test_every_fold_has_its_own_wrong_result(tmp_path):
         assert plan.wrong
         for step in plan.wrong.values():
             with pytest.raises(VerificationError, match="differs from the source"):
-                prove(
-                    examination, lambda twin, step=step: step(twin)[0],
-                    {"stock": lambda _: examination.model_class},
-                )  # fmt: skip
+                prove_alone(examination, step)
+
+
+def prove_alone(examination, step):
+    forms = {"stock": lambda _: examination.model_class}
+    prove(examination, lambda twin: step(twin)[0], forms)
 
 
 def test_what_is_asked_for_is_checked():

@@ -46,7 +46,7 @@ def test_a_spike_is_spread_over_all_channels() -> None:
 
 def test_seeds_make_other_rotations_and_the_hash_is_that_of_the_values() -> None:
     for kind in ("hadamard", "random"):
-        one, same, other = (Rotation(kind, 48, seed) for seed in (1, 1, 2))  # type: ignore[arg-type]
+        one, same, other = (Rotation(kind, 48, seed) for seed in (1, 1, 2))
         assert one.sha256 == same.sha256 != other.sha256
         values = one.matrix().contiguous().numpy().astype("<f8").tobytes()
         assert one.sha256 == hashlib.sha256(values).hexdigest()

@@ -131,7 +131,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
                 build_spec(SPECS[name], directory)
             source = open_checkpoint(directory)
             examination = examine(source)
-            loose, before = examination, ()
+            loose = examination
+            before: tuple[Any, ...] = ()
             if untie:
                 loose, step = separate_head(source, examination)
                 before = (step,)
