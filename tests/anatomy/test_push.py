@@ -76,7 +76,7 @@ def output_of(recorded, module) -> Any:
 
 def test_a_norm_ends_the_walk():
     torch.manual_seed(0)
-    model = nn.Module()
+    model: Any = nn.Module()
     model.first, model.norm, model.last = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)
     model.forward = lambda x: {"y": model.last(model.norm(model.first(x)))}
     made = Twin(model.double(), {"x": torch.randn(3, 4).double()}, {"norm": (3, 4)})
