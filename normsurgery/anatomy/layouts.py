@@ -158,11 +158,11 @@ class Maker:
     def pictures(self) -> list[Tensor]:
         picture, film = self._picture(), self.film()[0]
         lines = [self.noise(self.batch, picture.shape[1], *size) for size in _LINES]
-        layouts = [picture, film, picture.unsqueeze(1), self._patches(), *lines]
+        layouts = [picture, film, picture.unsqueeze(1), self._patches()]
         if "spatial_shapes" in self.accepted:
             return [self._patches().view(self.batch, _GRID[1] * _GRID[2], -1), *layouts]
         if "image_grid_thw" not in self.accepted:
-            return layouts
+            return [*layouts, *lines]
         squares = self._patches().view(_GRID[1] * _GRID[2] * self.batch, -1, *[self._side()] * 2)
         return [*layouts[::-1], squares]  # patches, each a small picture
 

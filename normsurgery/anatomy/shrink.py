@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from normsurgery.anatomy.agreement import agree, divide_pictures
+from normsurgery.anatomy.pictures import shrink_pictures
 
 HEADS = (
     "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads",
@@ -54,9 +55,6 @@ _TILED = ("window_size", "mask_input_channels")
 # What BROS and EfficientLoFTR compute from other widths, unless it is said.
 _DERIVED = ("dim_bbox_", "stage_block_", "fine_fusion_dims")
 _MASKS = "mask_loss_coefficient"  # of DETR's kind with a head for masks
-# A picture at several scales, cut into patches that are pictures to the towers.
-_SCALES, TWIN_CUT = "scaled_images_ratios", 64
-TWIN_SIDE = 128
 _STEM = "stem_out_channels"
 _PROMPTED = ("prompt_encoder_config", "detr_encoder_config")
 # Lists of token ids that only generation reads.
@@ -106,54 +104,14 @@ def _shrunk(config: Mapping[str, Any], depth: int | None) -> dict[str, Any]:
         if not _is_a_width(tiny, tiny["projection_dim"]):
             tiny["projection_dim"] = TWIN_PROJECTION
     if not any(key in tiny for key in _TILED):
-        _shrink_pictures(tiny)
+        shrink_pictures(tiny)
     return tiny
-
-
-def _shrink_pictures(tiny: dict[str, Any]) -> None:
-    """Four patches a side (or 64 pixels), the sides' proportion kept; two steps of a film."""
-    steps, patch = _patch(tiny)
-    if _SCALES in tiny and isinstance(patch, int):
-        tiny["patch_size"] = patch = min(patch, TWIN_CUT)
-    for key in ("num_frames", "frames_per_clip"):
-        if isinstance(tiny.get(key), int):
-            tiny[key] = min(tiny[key], max(2, 2 * steps))
-    if not isinstance(patch, int) or not patch:
-        _cap_sides(tiny)
-        return
-    goal = patch * max(4, 64 // patch)
-    for key in ("image_size", "crop_size"):
-        size = tiny.get(key)
-        if isinstance(size, int):
-            tiny[key] = min(size, goal)
-        elif isinstance(size, list) and size and min(size) > goal:
-            tiny[key] = [patch * (side * goal // min(size) // patch) for side in size]
 
 
 def _is_a_width(tiny: Mapping[str, Any], size: int) -> bool:
     """Whether a part hands out its features this wide as they are, unprojected."""
     parts = [value for value in tiny.values() if isinstance(value, Mapping)]
     return any(part.get("hidden_dim") == size for part in parts)
-
-
-def _cap_sides(tiny: dict[str, Any]) -> None:
-    """A picture that is not cut into patches: no weight depends on its size."""
-    size = tiny.get("image_size")
-    if isinstance(size, int):
-        tiny["image_size"] = min(size, TWIN_SIDE)
-    elif isinstance(size, list) and all(isinstance(side, int) for side in size):
-        tiny["image_size"] = [min(side, TWIN_SIDE) for side in size]
-
-
-def _patch(tiny: Mapping[str, Any]) -> tuple[int, Any]:
-    """The frames that a patch spans, and the pixels from one to the next."""
-    tubelet, patch = tiny.get("tubelet_size"), tiny.get("patch_size")
-    steps = tubelet if isinstance(tubelet, int) else 1
-    if isinstance(tubelet, list):
-        steps, patch = tubelet[0], tubelet[-1]
-    if patch is not None:  # overlapping patches: as many as steps
-        patch = tiny.get("patch_stride", patch)
-    return steps, patch[-1] if isinstance(patch, list) else patch
 
 
 def _taps_several_layers(config: Mapping[str, Any]) -> bool:

@@ -127,3 +127,33 @@ def test_a_tower_that_is_tapped_at_several_depths_keeps_them():
     assert tiny["text_config"]["num_layers"] == 2
     single = shrink({**config, "vision_feature_layers": -2}, depth=2)
     assert single["vision_config"]["num_hidden_layers"] == 2
+
+
+def test_a_picture_without_patches_is_capped_and_one_in_scales_has_small_pictures_for_patches():
+    assert shrink({"image_size": 640})["image_size"] == 128
+    assert shrink({"image_size": [640, 96]})["image_size"] == [128, 96]
+    tiny = shrink({"scaled_images_ratios": [0.25, 0.5, 1], "patch_size": 384})
+    assert tiny["patch_size"] == 64
+
+
+def test_a_mask_head_keeps_heads_that_share_out_its_width():
+    tiny = shrink({"hidden_size": 256, "num_attention_heads": 8, "mask_loss_coefficient": 1})
+    assert (tiny["hidden_size"] + tiny["num_attention_heads"]) % 8 == 0
+
+
+def test_one_head_among_others_stays_one():
+    tiny = shrink({
+        "d_latents": 1280, "num_self_attention_heads": 8, "num_cross_attention_heads": 1,
+    })  # fmt: skip
+    assert (tiny["num_self_attention_heads"], tiny["num_cross_attention_heads"]) == (4, 1)
+
+
+def test_a_stem_as_wide_as_the_first_stage_stays_so():
+    tiny = shrink({"hidden_sizes": [64, 128], "stem_out_channels": 64})
+    assert (tiny["hidden_sizes"], tiny["stem_out_channels"]) == ([16, 32], 16)
+
+
+def test_features_that_are_handed_out_unprojected_keep_their_width():
+    wide = {"projection_dim": 640, "vision_config": {"model_type": "x", "hidden_dim": 640}}
+    assert shrink(wide)["projection_dim"] == 640
+    assert shrink({**wide, "projection_dim": 512})["projection_dim"] < 512

@@ -47,7 +47,7 @@ def _class_of(family: str, name: str) -> type:
 
 # Families in whose code the word stands and that no row is of.
 NOT_TRIED = {
-    "bit": "a remark alone: its norms are group norms",
+    "bit": "it standardizes weights by that function, and keeps no running statistics",
     "emu3": "the codec that holds them has no forward, and the whole wants its tokenizer's map",
     "layoutlmv2": "needs detectron2",
     "sapiens2": "a remark alone: its norms are instance norms",
