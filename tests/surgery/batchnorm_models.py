@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,7 +17,7 @@ from normsurgery.checkpoint import Checkpoint, open_checkpoint
 
 
 def norm_of(model: nn.Module, name: str) -> BatchNorm:
-    norm = model.get_submodule(name)
+    norm: Any = model.get_submodule(name)
     has = {key: f"{name}.{key}" for key in ("weight", "bias") if getattr(norm, key) is not None}
     return BatchNorm(
         name, type(norm).__name__, len(norm.running_mean), norm.eps, has.get("weight"),

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def map_width(module):
 
 def at_first(at, model, x):
     """What the first map gave before the fold."""
-    before = loaded(copy.deepcopy(model), at.checkpoint)
+    before: Any = loaded(copy.deepcopy(model), at.checkpoint)
     return before[0](x)
 
 
@@ -168,7 +169,7 @@ class Branches(nn.Module):
 @pytest.mark.parametrize("groups", [1, 3, WIDTH])
 @pytest.mark.parametrize("bias", [False, True])
 def test_parallel_branches(tmp_path, groups, bias):
-    model = shaken(Branches(groups, bias), seed=2)
+    model: Any = shaken(Branches(groups, bias), seed=2)
     x = torch.randn(2, WIDTH, 5, 5, dtype=torch.float64)
     expected, found, at = model(x), model.found(), saved(model, tmp_path)
     kept, _ = fold_batch_norms(at.checkpoint, at.names, found, form="keep")
@@ -250,7 +251,7 @@ def test_the_reduced_norm_is_x_plus_shift_to_the_last_bit(eps, stored, run, made
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-3])
 def test_without_a_weight_float32_still_gives_the_input_itself(eps):
-    norm = nn.BatchNorm2d(4, eps=eps, affine=False).eval()
+    norm: Any = nn.BatchNorm2d(4, eps=eps, affine=False).eval()
     identity = identity_for(["F32"], eps, weighted=False)
     norm.running_var.fill_(identity.running_var)
     shift = torch.randn(4)
@@ -283,7 +284,7 @@ def test_in_a_graft_a_norm_stays_where_its_map_can_take_no_bias(tmp_path):
 
 
 def test_a_merge_that_cannot_be_made_is_left_and_named(tmp_path):
-    model = shaken(Branches(), seed=5)
+    model: Any = shaken(Branches(), seed=5)
     found = model.found()
     stays = BatchNormSite(found.sites[1].norm, "stays", found.sites[1].maps, "read twice")
     held = BatchNorms((found.sites[0], stays, found.sites[2]), found.merges)
