@@ -77,7 +77,7 @@ class Node:
             result = self.function(*args, **kwargs)
         if self.op == "__setitem__":
             return args[0]  # type: ignore[no-any-return]
-        return list(_tensors(result))[self.output]
+        return list(tensors_in(result))[self.output]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Recorder(TorchFunctionMode):
         if self.muted:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
-        leaves = [*_tensors(args), *_tensors(kwargs)]
+        leaves = [*tensors_in(args), *tensors_in(kwargs)]
         parents = {id(leaf): self.node_of(leaf) for leaf in leaves} if name != "__get__" else {}
         result = func(*args, **kwargs)
         if name in ("__get__", "__set__") and not _is_data_property(func):
@@ -191,7 +191,7 @@ class _Recorder(TorchFunctionMode):
 
         node_args, node_kwargs = _mapped(as_node, args), _mapped(as_node, kwargs)
         read = _data_parents(name, args, parents)
-        outputs = list(_tensors(result))
+        outputs = list(tensors_in(result))
         if name == "__setitem__":
             outputs = [args[0]]
         for position, output in enumerate(outputs):
@@ -257,19 +257,19 @@ def _hook_pair(
 
 
 def _first_tensor(tree: Any) -> Tensor | None:
-    return next((leaf for leaf in _tensors(tree) if leaf.is_floating_point()), None)
+    return next((leaf for leaf in tensors_in(tree) if leaf.is_floating_point()), None)
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: Any) -> Iterator[Tensor]:
     """The tensors in nested tuples, lists and mappings (many times faster than torch's pytree)."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(tree, Mapping):
         for item in tree.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _mapped(function: Callable[[Any], Any], tree: Any) -> Any:

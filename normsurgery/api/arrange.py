@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.api.document import peak_memory_bytes, source_document
+from normsurgery.api.result import Result
 from normsurgery.api.same_class import stored_as, target_document, unverified, verify_same_class
 from normsurgery.api.writing import Writing
 from normsurgery.graft.doors import one_door
@@ -20,15 +20,8 @@ from normsurgery.surgery.cast import stored_dtype
 from normsurgery.version import VERSION
 
 
-@dataclass(frozen=True)
-class ArrangeResult:
+class ArrangeResult(Result):
     """What `arrange` did (or, on a dry run, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def arrange(

@@ -10,15 +10,11 @@ then held to loading cleanly and staying finite.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
-
-from normsurgery.anatomy.float64 import Float64
+from normsurgery.anatomy.push import trace_of
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.batchnorm import BatchNormFolding
 from normsurgery.api.verify import MAX_LENGTH
@@ -61,28 +57,7 @@ def verify_folding(
 
 def selects(folding: BatchNormFolding) -> bool:
     """Whether the model's forward orders or picks by value."""
-    twin = folding.examination.twin
-    with torch.no_grad(), Float64(), _Functions() as seen:
-        twin.model(**twin.inputs)
-    return bool(seen.names & _SELECTING)
-
-
-class _Functions(TorchFunctionMode):
-    """Notes the names of the functions that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        self.names.add(getattr(func, "__name__", ""))
-        return func(*args, **(kwargs or {}))
+    return any(node.op in _SELECTING for node in trace_of(folding.examination.twin).nodes)
 
 
 def _certified(

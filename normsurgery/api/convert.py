@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.proof import Proof
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.operation import Operation, Request, Target, To
+from normsurgery.api.result import Result
 from normsurgery.api.rmsnorm import plan_operation
 from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.api.writing import Writing
@@ -23,15 +23,8 @@ from normsurgery.version import VERSION
 _UNVERIFIED = {"verdict": "skipped", "contract": "exact"}
 
 
-@dataclass(frozen=True)
-class ConvertResult:
+class ConvertResult(Result):
     """What `convert` did (or, on a dry run, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def convert(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from normsurgery.api.folding.composition import Composition, verify_folds
 from normsurgery.api.folding.kurtosis import measured, unmeasured
 from normsurgery.api.folding.planning import RECALIBRATE, asked_folds, fold_documents, plan_folds
 from normsurgery.api.folding.recalibrate import RecalibrateRequest, recalibrate_command
+from normsurgery.api.result import Result
 from normsurgery.api.same_class import stored_as, target_document, unverified
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
@@ -29,15 +29,8 @@ from normsurgery.version import VERSION
 ROTATIONS = ("hadamard", "random")
 
 
-@dataclass(frozen=True)
-class FoldResult:
+class FoldResult(Result):
     """What `fold` did (or, on a dry run, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def fold(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from normsurgery.anatomy.proof import Proof
 from normsurgery.api.batchnorm import BatchNormFolding, plan_folding
 from normsurgery.api.batchnorm_verify import verify_folding
 from normsurgery.api.document import peak_memory_bytes, source_document
+from normsurgery.api.result import Result
 from normsurgery.api.same_class import unverified
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
@@ -22,15 +22,8 @@ from normsurgery.version import VERSION
 BatchNormForm = Literal["keep", "native", "graft"]
 
 
-@dataclass(frozen=True)
-class FoldBnResult:
+class FoldBnResult(Result):
     """What `fold_bn` did (or, on a dry run, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def fold_bn(

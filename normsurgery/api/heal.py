@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.healing import Job, described, healed, model_source, planned
+from normsurgery.api.result import Result
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import check_destination, open_checkpoint
 from normsurgery.graft.doors import one_door
@@ -20,15 +20,8 @@ from normsurgery.train.run import Subject, pairing
 from normsurgery.verify import check_comparable
 
 
-@dataclass(frozen=True)
-class HealResult:
+class HealResult(Result):
     """What `heal` did (or, on a dry run, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def heal(

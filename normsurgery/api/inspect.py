@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from normsurgery.api.document import (
 from normsurgery.api.folding.planning import fold_surgeries
 from normsurgery.api.native import best_native, why_native
 from normsurgery.api.removal.applies import removal_surgery
+from normsurgery.api.result import Result
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.plan import why_not_exclusive
@@ -34,15 +34,8 @@ from normsurgery.surgery.fold_norm import stream_sites, why_not_foldable
 from normsurgery.version import VERSION
 
 
-@dataclass(frozen=True)
-class InspectResult:
+class InspectResult(Result):
     """The anatomy of a checkpoint, as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def inspect(

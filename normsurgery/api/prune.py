@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from normsurgery.api.arrange import blocks_document
 from normsurgery.api.choosing import Choice, Method
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.pruning import PruneRequest, Pruning, start
+from normsurgery.api.result import Result
 from normsurgery.api.same_class import stored_as, target_document, unverified, verify_same_class
 from normsurgery.api.texts import TextRequest
 from normsurgery.api.writing import Writing
@@ -40,15 +40,8 @@ NOTHING_FITTED = (
 )
 
 
-@dataclass(frozen=True)
-class PruneResult:
+class PruneResult(Result):
     """What `prune` did (or, on a dry run, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def prune(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.removal.measuring import previewed
@@ -13,19 +11,13 @@ from normsurgery.api.removal.request import Export, RemovalRequest, ReportTo, Te
 from normsurgery.api.removal.result import one_shot_removed
 from normsurgery.api.removal.task import described, open_task, planned
 from normsurgery.api.removal.training import finetuned
+from normsurgery.api.result import Result
 from normsurgery.api.writing import Writing
 from normsurgery.report.progress import Progress, Silent
 
 
-@dataclass(frozen=True)
-class RemoveLnResult:
+class RemoveLnResult(Result):
     """What `remove_ln` did (or, on a dry run or a preview, would do), as a document."""
-
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return self.document
 
 
 def remove_ln(

@@ -296,7 +296,9 @@ class Picking(nn.Module):
 def test_only_a_model_that_picks_by_score_may_be_certified_in_float64_alone(made):
     folding, _, _ = made("resnet", "keep")
     assert not selects(folding)
-    picking = replace(folding.examination.twin, model=Picking(), inputs={"x": torch.randn(2, 5)})
+    picking = replace(
+        folding.examination.twin, model=Picking(), inputs={"x": torch.randn(2, 5)}, shapes={}
+    )
     assert selects(replace(folding, examination=replace(folding.examination, twin=picking)))
 
 

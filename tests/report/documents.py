@@ -126,7 +126,11 @@ def fold_bn_document() -> dict[str, Any]:
         }
         for name in names
     ]  # fmt: skip
-    left: dict[str, Any] = {"kind": "stays", "into": [], "reason": "relu between it and stages.2.conv"}
+    left: dict[str, Any] = {
+        "kind": "stays",
+        "into": [],
+        "reason": "relu between it and stages.2.conv",
+    }
     norms.append({**norms[0], **left, "name": "stages.2.norm"})
     changed = {"kept": 14, "changed": 24, "added": 0, "dropped": 0}
     counts = {"before": {"BatchNorm": 7}, "after": {"BatchNorm": 1}}

@@ -7,11 +7,13 @@ Below it, at the level of ATen, every kernel that takes in a storage is counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from normsurgery.anatomy.trace import tensors_in
 
 
 class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -38,10 +40,10 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         read = {
             _storage(leaf): 0 if leaf.is_inference() else leaf._version
-            for leaf in (*_leaves(args), *_leaves(kwargs))
+            for leaf in (*tensors_in(args), *tensors_in(kwargs))
         }
         result = func(*args, **kwargs)
-        made = {_storage(leaf) for leaf in _leaves(result)}
+        made = {_storage(leaf) for leaf in tensors_in(result)}
         mutates = func._schema.is_mutable  # type: ignore[attr-defined]
         if mutates or not made or not made <= read.keys():  # all else only takes a view
             for storage, version in read.items():
@@ -53,14 +55,3 @@ class Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _leaves(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from _leaves(item)
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            yield from _leaves(item)

@@ -1,0 +1,17 @@
+"""What a command hands back to a program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command found or did, as the document that `--json` prints."""
+
+    document: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `--json` document."""
+        return self.document
