@@ -192,7 +192,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_plain("parakeet", "ParakeetForCTC", "ParakeetForRNNT", "ParakeetForTDT"),
     *_flagged("patchtsmixer", "PatchTSMixerForPrediction", "batch norm", norm_mlp="BatchNorm"),
     *_plain("patchtst", "PatchTSTForPrediction", "PatchTSTForClassification"),
-    *_flagged("patchtst", "PatchTSTForPrediction", "pre-norm", pre_norm=True),
+    *_flagged("patchtst", "PatchTSTForPrediction", "post-norm", pre_norm=False),
     *_flagged("perceiver", "PerceiverForImageClassificationConvProcessing", "batch norm",
               d_latents=512, num_latents=16,
               num_cross_attention_heads=1),
