@@ -20,12 +20,12 @@ from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.attach import Graft, make_graft
 from normsurgery.graft.plan import foldedbn_plan
-from normsurgery.surgery.batchnorm_native import native_plan
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan, Form, plan_folds
-from normsurgery.surgery.batchnorm_switches import Switched, find_switch
-from normsurgery.surgery.batchnorm_timm import reparameterize, timm_switch
+from normsurgery.surgery.batchnorm.fold import apply_folds
+from normsurgery.surgery.batchnorm.native import native_plan
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan, Form, plan_folds
+from normsurgery.surgery.batchnorm.switches import Switched, find_switch
+from normsurgery.surgery.batchnorm.timm_form import reparameterize, timm_switch
 from normsurgery.surgery.cast import cast, stored_dtype, widens
-from normsurgery.surgery.fold_batchnorm import apply_folds
 from normsurgery.surgery.in_memory_form import in_memory_form, in_memory_names
 from normsurgery.surgery.receipt import Receipt, receipt_of
 

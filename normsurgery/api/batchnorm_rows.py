@@ -11,9 +11,9 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.api.batchnorm import require_some
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import SurgeryError, UnsupportedModelError
-from normsurgery.surgery.batchnorm_native import native_plan
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan, plan_folds
-from normsurgery.surgery.batchnorm_switches import find_switch
+from normsurgery.surgery.batchnorm.native import native_plan
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan, plan_folds
+from normsurgery.surgery.batchnorm.switches import find_switch
 from normsurgery.surgery.in_memory_form import in_memory_form
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from normsurgery.anatomy.batchnorm.sites import BatchNorms
 from normsurgery.anatomy.model import Anatomy, NormSite
 from normsurgery.anatomy.names import NameMap
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan
 from normsurgery.surgery.crmsnorm import bias_of
 from normsurgery.surgery.fold_norm import stream_sites
 from normsurgery.surgery.frozen_sites import FrozenSite

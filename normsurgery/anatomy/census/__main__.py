@@ -65,7 +65,7 @@ def _batch_norm_rows(options: argparse.Namespace) -> list[BatchNormRow]:
     # Most of what the forked trials import, once for all.
     import transformers.models.detr.modeling_detr  # noqa: F401
 
-    import normsurgery.surgery.fold_batchnorm  # noqa: F401
+    import normsurgery.surgery.batchnorm.fold  # noqa: F401
 
     chosen = [c for c in CONFIGURATIONS if not options.names or c.family in options.names]
     rows = []

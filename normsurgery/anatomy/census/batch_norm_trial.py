@@ -131,7 +131,7 @@ def _folded_error(
     sample: Twin, found: BatchNorms, source: Path, after: Path, unfolded: Collection[str]
 ) -> float:
     """How far the folded files are from the model that they were saved from, in float64."""
-    from normsurgery.surgery.fold_batchnorm import fold_batch_norms
+    from normsurgery.surgery.batchnorm.fold import fold_batch_norms
 
     checkpoint = open_checkpoint(source)
     names = map_names(sample.model, checkpoint)

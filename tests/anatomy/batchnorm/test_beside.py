@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ def two_readers(net, x):
     return net.map(made) + net.other(made)
 
 
-CONSUMERS = {
+CONSUMERS: dict[str, Any] = {
     "convolution": (before, {"map": nn.Conv2d(4, 6, 3)}, IMAGE),
     "grouped": (before, {"map": nn.Conv2d(4, 6, 3, groups=2)}, IMAGE),
     "depthwise": (before, {"map": nn.Conv2d(4, 4, 3, groups=4)}, IMAGE),
@@ -46,7 +48,7 @@ def test_a_norm_folds_into_all_that_reads_it(case):
     assert difference_when_folded(made, found, mapping=False) > 1e-2
 
 
-NO_CONSUMERS = {
+NO_CONSUMERS: dict[str, Any] = {
     "padded": (before, nn.Conv2d(4, 6, 3, padding=1), "zero-padded"),
     "padded by a word": (before, nn.Conv2d(4, 6, 3, padding="same"), "zero-padded"),
     "transposed": (before, nn.ConvTranspose2d(4, 6, 3), "transposed convolution"),
@@ -106,6 +108,43 @@ def test_an_identity_norm_becomes_the_centre_tap_and_branches_are_one_convolutio
     assert difference_when_folded(made, found, mapping=False) > 1e-2
 
 
+def test_branches_that_are_added_in_place_are_branches():
+    def in_place(net, x):
+        x = torch.tanh(x)
+        added = 0
+        added += net.after_small(net.small(x))
+        added += net.after_large(net.large(x))
+        added += net.identity(x)
+        return F.relu(added)
+
+    made, found = read(Net(in_place, **parts()), *IMAGE)
+    assert [site.kind for site in found.sites] == ["producer", "producer", "branch"]
+    (merge,) = found.merges
+    assert (merge.into.weight, merge.identities) == ("large.weight", ("identity",))
+    assert difference_when_folded(made, found) < 1e-12
+
+
+def test_a_sum_in_place_may_be_read_after_it_was_made_but_not_before():
+    def read_again(net, x):
+        x = torch.tanh(x)
+        added = net.identity(x)
+        added += net.after_large(net.large(x))
+        return F.relu(added) + net.small(added), added
+
+    _, found = read(Net(read_again, **parts()), *IMAGE)
+    assert {site.name: site.kind for site in found.sites}["identity"] == "branch"
+
+    def read_before(net, x):
+        x = torch.tanh(x)
+        own = net.identity(x)
+        kept = own.sin()
+        own += net.after_large(net.large(x))
+        return own + kept
+
+    _, found = read(Net(read_before, **parts()), *IMAGE)
+    assert {site.name: site.kind for site in found.sites}["identity"] == "stays"
+
+
 def test_a_norm_that_is_subtracted_has_its_sign():
     def mixed(net, x):
         x = torch.tanh(x)
@@ -136,7 +175,7 @@ def plain(net, x):
     return net.after_large(net.large(x)) + net.identity(x)
 
 
-NO_BRANCH = {
+NO_BRANCH: dict[str, Any] = {
     "of another tensor": (of_another_tensor, {}),
     "read elsewhere": (not_alone, {}),
     "a relu between": (after_a_relu, {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -64,7 +66,7 @@ def test_the_axes_of_a_map_are_those_of_its_memory():
 
 
 def test_random_gains_have_both_signs():
-    norms = [nn.BatchNorm2d(64), Frozen(64)]
+    norms: list[Any] = [nn.BatchNorm2d(64), Frozen(64)]
     for norm in norms:
         randomize(norm, seed=0)
         assert {float(sign) for sign in norm.weight.detach().sign()} == {-1.0, 1.0}
@@ -176,7 +178,7 @@ def test_what_is_not_executed_is_dead_unless_its_tensors_are_read():
 
 
 def test_epsilon_is_what_the_forward_adds():
-    lying = Frozen(4, eps=1e-3, eps_said=0.5, eps_=1)
+    lying: Any = Frozen(4, eps=1e-3, eps_said=0.5, eps_=1)
     lying.eps = 0.5
     _, found = read(Net(straight, map=conv(), norm=lying), *IMAGE)
     assert (only(found).kind, only(found).norm.eps) == ("producer", 1e-3)

@@ -11,14 +11,14 @@ from torch import Tensor
 from normsurgery.anatomy.batchnorm.sites import BatchNormSite, LinearMap, Merge
 from normsurgery.anatomy.names import NameMap
 from normsurgery.checkpoint import Checkpoint, LazyTensor
-from normsurgery.surgery.batchnorm_algebra import (
+from normsurgery.surgery.batchnorm.algebra import (
     placed,
     plus_diagonal,
     pushed_through,
     scaled_channels,
 )
-from normsurgery.surgery.batchnorm_norms import StoredNorm, holds_channel
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan
+from normsurgery.surgery.batchnorm.norms import StoredNorm, holds_channel
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan
 from normsurgery.surgery.centre import checked_float
 
 

@@ -5,7 +5,7 @@ Contract: exact at inference. BN(x) = a ⊙ x + c with a = γ/√(σ² + ε), c 
 * into the consumers (BN → maps, unpadded): W ← W diag(a) over inputs, b ← b + Σ W c;
 * through a branch (BN(x) beside a stride-1 "same" convolution of x): the centre tap takes a's
   diagonal.
-keep: names and shapes stay, and the norm becomes x + shift (see `batchnorm_identity`); the shift is
+keep: names and shapes stay, and the norm becomes x + shift (see `identity`); the shift is
 zero where the map's own bias takes it. graft: the norm's tensors go, maps get a bias, and parallel
 maps of one tensor become one ("RepVGG", arXiv 2101.03697).
 Everything is computed in float64 from the stored tensors and rounded once.
@@ -22,9 +22,9 @@ from torch import Tensor
 from normsurgery.anatomy.batchnorm.sites import BatchNorms
 from normsurgery.anatomy.names import NameMap, Part
 from normsurgery.checkpoint import Checkpoint, LazyTensor
-from normsurgery.surgery.batchnorm_maps import FoldedMap, folded_maps
-from normsurgery.surgery.batchnorm_norms import reduced_norm, stored_norms
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan, Form, plan_folds, tensors_of
+from normsurgery.surgery.batchnorm.maps import FoldedMap, folded_maps
+from normsurgery.surgery.batchnorm.norms import reduced_norm, stored_norms
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan, Form, plan_folds, tensors_of
 from normsurgery.surgery.receipt import Receipt, receipt_of
 from normsurgery.surgery.set_parameters import FLOATING
 

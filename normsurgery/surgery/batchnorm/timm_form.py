@@ -22,7 +22,7 @@ from normsurgery.anatomy.runtime import quiet
 from normsurgery.anatomy.twin import meta_model
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import CheckpointError
-from normsurgery.surgery.batchnorm_switches import Switched
+from normsurgery.surgery.batchnorm.switches import Switched
 from normsurgery.surgery.receipt import Receipt, receipt_of
 from normsurgery.surgery.set_parameters import FLOATING
 

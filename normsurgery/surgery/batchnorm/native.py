@@ -8,7 +8,7 @@ from dataclasses import replace
 from normsurgery.anatomy.batchnorm.sites import BatchNorms, LinearMap, Merge
 from normsurgery.anatomy.names import NameMap
 from normsurgery.errors import UnsupportedModelError
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan, tensors_of
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan, tensors_of
 
 _HINT = "--form keep, or --form graft"
 

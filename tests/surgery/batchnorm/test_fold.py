@@ -13,10 +13,10 @@ from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 
 from normsurgery.anatomy.batchnorm.sites import BatchNorms, BatchNormSite, Merge
 from normsurgery.errors import CheckpointError
-from normsurgery.surgery.batchnorm_identity import identity_for
-from normsurgery.surgery.batchnorm_plan import plan_folds
-from normsurgery.surgery.fold_batchnorm import apply_folds, fold_batch_norms
-from tests.surgery.batchnorm_models import loaded, map_of, norm_of, saved, shaken
+from normsurgery.surgery.batchnorm.fold import apply_folds, fold_batch_norms
+from normsurgery.surgery.batchnorm.identity import identity_for
+from normsurgery.surgery.batchnorm.plan import plan_folds
+from tests.surgery.batchnorm.models import loaded, map_of, norm_of, saved, shaken
 
 WIDTH = 6
 

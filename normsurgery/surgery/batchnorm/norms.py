@@ -13,8 +13,8 @@ from normsurgery.anatomy.batchnorm.sites import BatchNorm, BatchNormSite
 from normsurgery.anatomy.names import NameMap
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import CheckpointError
-from normsurgery.surgery.batchnorm_identity import Identity, identity_for
-from normsurgery.surgery.batchnorm_plan import BatchNormPlan, tensors_of
+from normsurgery.surgery.batchnorm.identity import Identity, identity_for
+from normsurgery.surgery.batchnorm.plan import BatchNormPlan, tensors_of
 from normsurgery.surgery.centre import checked_float
 
 # A consumer fold leaves x + c/a in the norm; where c/a would drown x, the channel stays as it was.

@@ -1,0 +1,1 @@
+"""BatchNorms folded into convolutions and linears: the folds, their arithmetic, their forms."""
