@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.fold import FoldResult as FoldResult
+    from normsurgery.api.fold import fold as fold
     from normsurgery.api.fold_bn import FoldBnResult as FoldBnResult
     from normsurgery.api.fold_bn import fold_bn as fold_bn
     from normsurgery.api.heal import HealResult as HealResult
@@ -46,6 +48,7 @@ _HOME_OF = {
     "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "FoldResult": "api.fold",
     "FoldBnResult": "api.fold_bn",
     "HealResult": "api.heal",
     "HubError": "errors",
@@ -61,6 +64,7 @@ _HOME_OF = {
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
     "convert": "api.convert",
+    "fold": "api.fold",
     "fold_bn": "api.fold_bn",
     "heal": "api.heal",
     "inspect": "api.inspect",

@@ -26,6 +26,7 @@ _WORDS: dict[Types, str] = {
     (int, float): "a number",
     (str, int): "text or a whole number",
     (list,): "a list",
+    (str, list): "text or a list",
     (bool, dict): "true or false or keys",
 }
 

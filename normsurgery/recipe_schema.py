@@ -74,7 +74,7 @@ SURGERIES: Mapping[str, Surgery] = {
         },
     ),
     "fold_bn": Surgery(
-        {"form": _TEXT, **_STORED},
+        {"form": _TEXT, "example": _TEXT, **_STORED},
         choices={"form": ("keep", "native", "graft"), "dtype": _DTYPES},
     ),
     "prune": Surgery(
@@ -104,6 +104,18 @@ SURGERIES: Mapping[str, Surgery] = {
         {"blocks": _TEXT, "stack": _TEXT, **_STORED},
         needed=("blocks",),
         choices={"dtype": _DTYPES},
+    ),
+    "fold": Surgery(
+        {
+            "what": (str, list),
+            "untie": _FLAG,
+            "rotation": _TEXT,
+            "data": _TEXT,
+            "reference": _TEXT,
+            **_STORED,
+        },
+        needed=("what",),
+        choices={"rotation": ("hadamard", "random"), "dtype": _DTYPES},
     ),
     "heal": Surgery(
         {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -14,6 +15,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.digits import train_classifier
 from tests.families import build
 
 settings.register_profile("fixed", derandomize=True)  # the same examples in every run
@@ -39,6 +41,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             built[key] = root / f"{family}-{dtype}-{seed}"
             build(family, built[key], seed=seed, dtype=dtype)
         return built[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`classifier(name)` → a checkpoint of `tests.digits`; read only.
+
+    Trained once, however many processes run the tests: the others wait for the first.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str) -> Path:
+        directory = root / f"classifier-{name}"
+        with FileLock(root / f"{name}.lock"):
+            if not directory.exists():
+                train_classifier(name, directory)
+        return directory
 
     return make
 

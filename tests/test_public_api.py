@@ -11,12 +11,24 @@ import normsurgery
 from tests.cli.invoke import environment
 
 FUNCTIONS = [
-    *["arrange", "convert", "fold_bn", "heal", "inspect", "prune", "remove_ln", "run", "verify"],
+    *[
+        "arrange",
+        "convert",
+        "fold",
+        "fold_bn",
+        "heal",
+        "inspect",
+        "prune",
+        "remove_ln",
+        "run",
+        "verify",
+    ],
 ]
 NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
-    *["ArrangeResult", "FoldBnResult", "HealResult", "PruneResult", "RemoveLnResult", "VerifyResult"],
+    *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
+    *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]
 

@@ -1,5 +1,6 @@
 import inspect
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import UnionType
@@ -63,8 +64,14 @@ verify: {data: t.txt, keep_failed: true}
 verify: {data: t.txt, keep_failed: true}
 """,
     "fold_bn": """
-  - {surgery: fold_bn, form: graft, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+  - {surgery: fold_bn, form: graft, example: a.png, dtype: float16, max_shard_size: 5,
+     allow_nonfinite: true}
 verify: {data: t.txt, keep_failed: true}
+""",
+    "fold": """
+  - {surgery: fold, what: "norm,rotate", untie: true, rotation: random, data: t.txt,
+     reference: whole, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+verify: {keep_failed: true}
 """,
     "prune": """
   - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
@@ -120,7 +127,9 @@ SETTINGS = {
 def test_the_keys_of_a_step_are_the_options_of_its_function(surgery):
     schema, function = SURGERIES[surgery], function_of(surgery)
     parameters = set(inspect.signature(function).parameters) - SETTINGS - {"model"}
-    elsewhere = {"data"} if surgery in ("convert", "arrange", "fold_bn") else set()  # under `verify`
+    elsewhere = (
+        {"data"} if surgery in ("convert", "arrange", "fold_bn") else set()
+    )  # under `verify`
     assert set(schema.keys) == parameters - elsewhere
     needed = {
         key for key, p in inspect.signature(function).parameters.items() if p.default is p.empty
@@ -147,6 +156,7 @@ def yaml_types(hint):
     found: set[type] = set()
     for option in options:
         kind = str if get_origin(option) is Literal or option is Path else option
+        kind = list if get_origin(option) is Sequence else kind
         found |= {int, float} if kind is float else {kind}
     return found - {type(None)}
 

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import normsurgery
 from normsurgery.recipe import read_recipe
+from tests.batchnorm_families import build_batch_norms
 from tests.families import build_spec
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -25,9 +26,11 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 CHOSEN: dict[str, dict[str, Any]] = {
     "gpt2-to-rmsnorm": {},
     "olmo-to-llama": {"target": "native"},
+    "resnet-folded": {},
     "llama-minus-quarter": {"drop": "25%", "substitute": "merge", "heal": "sequential"},
     "heal-minus-quarter": {"teacher": "meta-llama/Llama-2-7b-hf", "steps": 100},
     "depth-upscaling": {"blocks": "0-23,8-31"},
+    "rotate-before-quantization": {"what": ["norm", "rotate"]},
     "gpt2-without-norms": {
         "finetune": True,
         "data": "HuggingFaceFW/fineweb:sample-10BT",
@@ -108,6 +111,15 @@ def test_the_commands_in_a_recipe_s_comments_are_its_own(name: str) -> None:
 def test_gpt2_to_rmsnorm(trained: Path, tmp_path: Path) -> None:
     document = ran("gpt2-to-rmsnorm", trained, tmp_path / "out", "device=cpu")
     assert document["verification"]["contract"] == "exact"
+
+
+def test_resnet_folded(tmp_path: Path) -> None:
+    build_batch_norms("resnet", tmp_path / "resnet")
+    for form in ("keep", "graft"):
+        changes = ["device=cpu", f"steps.0.form={form}"]
+        document = ran("resnet-folded", tmp_path / "resnet", tmp_path / form, *changes)
+        assert document["verification"]["contract"] == "exact"
+        assert document["batch_norms"]["folded"] == 8
 
 
 def test_gpt2_without_norms(trained: Path, tmp_path: Path) -> None:
@@ -196,6 +208,13 @@ def test_depth_upscaling_and_its_exact_variant(llama: Path, tmp_path: Path) -> N
     exact = ran("depth-upscaling", llama, tmp_path / "b", "device=cpu", f"steps.0.blocks={variant}")
     assert exact["blocks"]["order"] == [0, 1, "zero", 2, 3, "zero", 4, 5, "zero"]
     assert exact["verification"]["contract"] == "exact"
+
+
+def test_rotate_before_quantization(llama: Path, tmp_path: Path) -> None:
+    document = ran("rotate-before-quantization", llama, tmp_path / "out", "device=cpu")
+    assert document["verification"]["contract"] == "exact"
+    assert [one["name"] for one in document["folds"] if one["applies"]] == ["norm", "rotate"]
+    assert document["kurtosis"]["measured"]
 
 
 def commented_blocks() -> str:

@@ -13,7 +13,14 @@ from normsurgery.anatomy.norms import find_norms
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.anatomy.stream import read_anatomy
 from normsurgery.anatomy.trace import trace
-from normsurgery.anatomy.twin import Twin, build_twin, load_config, meta_model, model_class_of
+from normsurgery.anatomy.twin import (
+    Examples,
+    Twin,
+    build_twin,
+    load_config,
+    meta_model,
+    model_class_of,
+)
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import CheckpointError
 
@@ -36,11 +43,16 @@ class Examination:
 
 @single_thread()
 def examine(
-    checkpoint: Checkpoint, *, trust_remote_code: bool = False, tie: bool | None = None
+    checkpoint: Checkpoint,
+    *,
+    trust_remote_code: bool = False,
+    tie: bool | None = None,
+    examples: Examples | None = None,
 ) -> Examination:
     """Read a checkpoint's anatomy off its twin; only headers of the real weights are read.
 
-    tie: overrides `tie_word_embeddings` (for a checkpoint that is being untied).
+    tie: overrides `tie_word_embeddings` (for a checkpoint that is being untied). examples: where
+    the twin's inputs come from (see `build_twin`).
     Raises UnsupportedModelError or CheckpointError as the parts do.
     """
     directory = checkpoint.directory
@@ -49,7 +61,7 @@ def examine(
         config.tie_word_embeddings = tie
     model_class = model_class_of(directory, config, trust_remote_code=trust_remote_code)
     full = meta_model(model_class, config)
-    twin = build_twin(model_class, config)
+    twin = build_twin(model_class, config, examples=examples)
     names = map_names(full, checkpoint, twin=twin.model)
     _check_shapes(checkpoint, names, full)
     remote = not model_class.__module__.startswith("transformers.")

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from normsurgery.errors import CheckpointError, UnsupportedModelError
 
+_STATISTICS = (".running_mean", ".running_var")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -130,10 +132,15 @@ def map_names(model: Any, on_disk: Iterable[str], *, twin: Any = None) -> NameMa
 
 
 def tied_names(model: Any) -> dict[str, str]:
-    """Every parameter's name → the first name under which the same tensor is reached."""
+    """The name of every parameter and statistic → the first under which that tensor is reached."""
     first: dict[int, str] = {}
     names: dict[str, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    statistics = [
+        (name, buffer)
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+        if name.endswith(_STATISTICS)
+    ]
+    for name, parameter in (*model.named_parameters(remove_duplicate=False), *statistics):
         names[name] = first.setdefault(id(parameter), name)
     return names
 
@@ -157,9 +164,12 @@ class _Renamer:
         self.converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
         self.saved: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         skippable = getattr(model, "_keys_to_ignore_on_load_missing", None) or []
+        parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        # A statistic that is not in the file would be loaded as that of an untrained norm.
+        statistics = [name for name in self.state if name.endswith(_STATISTICS)]
         self.needed = [
             name
-            for name, _ in model.named_parameters(remove_duplicate=False)
+            for name in (*parameters, *statistics)
             if not any(re.search(pattern, name) for pattern in skippable)
         ]
 

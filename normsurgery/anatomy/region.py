@@ -111,7 +111,7 @@ def _forward(
             else:
                 region.raw_reads.append((node, consumer))
             continue
-        position = _passed_on(node, axis, consumer)
+        position = passed_on(node, axis, consumer)
         if position is None:
             region.raw_reads.append((node, consumer))
         else:
@@ -119,7 +119,7 @@ def _forward(
     return reached
 
 
-def _passed_on(node: Node, axis: int, consumer: Node) -> int | None:
+def passed_on(node: Node, axis: int, consumer: Node) -> int | None:
     """The channel axis of a consumer that keeps the channels apart, or None for a raw read."""
     if consumer.value is None:
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from normsurgery.errors import CheckpointError, UnsupportedModelError
 
 TWIN_BATCH, TWIN_LENGTH = 2, 11
 FELT_WINDOW = 5  # shorter than the twin's rows, so that an attention window can be felt
+
+Examples = Callable[[Any, int, int, int], Iterator[dict[str, Tensor]]]
+"""Inputs that a twin may take, likely first, of its model, a batch, a length and a seed."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,11 @@ def build_twin(
     seed: int = 0,
     depth: int | None = None,
     window: int | None = None,
+    examples: Examples | None = None,
 ) -> Twin:
     """Build the twin of `config`. depth: blocks to keep of each stack; None keeps all. window: what
-    attention windows are capped at (`FELT_WINDOW`); None keeps them.
+    attention windows are capped at (`FELT_WINDOW`); None keeps them. examples: where its inputs
+    come from; None makes them up from the configuration.
 
     Raises UnsupportedModelError where the class cannot be built from the shrunken config.
     """
@@ -129,8 +134,22 @@ def build_twin(
         ) from error
     model = model.double().eval()
     randomize(model, seed=seed)
-    inputs, shapes = _trial(model, seed)
+    inputs, shapes = _trial(model, seed, examples or _made_up)
     return Twin(model, inputs, shapes)
+
+
+def rebuilt_twin(twin: Twin, model_class: type, values: Mapping[str, Any]) -> Twin:
+    """The twin with other flags in its configuration, and the same weights and inputs.
+
+    values: the whole configuration. Raises whatever its class and the model's raise.
+    """
+    with quiet():
+        config = type(twin.model.config).from_dict(copy.deepcopy(dict(values)))
+        _run_eagerly(config)
+        model: Any = _construct(model_class, config)
+    model = model.double().eval()
+    model.load_state_dict(twin.model.state_dict())
+    return Twin(model, twin.inputs, twin.shapes)
 
 
 def _run_eagerly(config: Any) -> None:
@@ -139,7 +158,13 @@ def _run_eagerly(config: Any) -> None:
     config._experts_implementation = "eager"
 
 
-def _trial(model: Any, seed: int) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
+def _made_up(model: Any, batch: int, length: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    return example_candidates(model, batch=batch, length=length, seed=seed)
+
+
+def _trial(
+    model: Any, seed: int, examples: Examples
+) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
     """Inputs that the twin runs on: two rows, or one (classifiers without a pad token).
 
     Also what shapes its leaf modules then saw.
@@ -148,7 +173,7 @@ def _trial(model: Any, seed: int) -> tuple[dict[str, Tensor], dict[str, tuple[in
     """
     reason = ""
     for batch in (TWIN_BATCH, 1):
-        for inputs in example_candidates(model, batch=batch, length=TWIN_LENGTH, seed=seed):
+        for inputs in examples(model, batch, TWIN_LENGTH, seed):
             try:
                 with noted_shapes(model) as shapes, torch.no_grad(), Float64():
                     model(**inputs)

@@ -33,7 +33,7 @@ def writers_of(trace: Trace, region: Region) -> tuple[dict[str, Writer], list[No
                     opaque.append(node)  # one weight in two different roles
         elif nonzero(node):
             opaque.append(node)
-    shared = _shared(trace, uses)
+    shared = shared_uses(trace, uses)
     return (
         {name: replace(w, shared=shared.get(name, "")) for name, w in writers.items()},
         opaque,
@@ -82,8 +82,8 @@ def _scaled_writer(region: Region, node: Node, axis: int) -> tuple[Writer, list[
     return None
 
 
-def _shared(trace: Trace, uses: list[Stored]) -> dict[str, str]:
-    """Parameters that something outside the stream's writers also reads, with what does."""
+def shared_uses(trace: Trace, uses: list[Stored]) -> dict[str, str]:
+    """Parameters that something else than these uses also reads, with what does."""
     allowed = {node for use in uses for node in use.path}
     shared: dict[str, str] = {}
     for use in uses:

@@ -15,6 +15,7 @@ from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.names import NameMap
 from normsurgery.anatomy.proof import Operate, Proof, prove
 from normsurgery.api.same_class import target_document
+from normsurgery.calibrate.arrays.example import examples_of
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError
 from normsurgery.graft.attach import Graft, make_graft
@@ -141,13 +142,18 @@ def plan_folding(
     *,
     form: Form = "keep",
     dtype: str | None = None,
+    example: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> BatchNormFolding:
     """Find the BatchNorms of a checkpoint and choose what becomes of them.
 
-    dtype: as the option spells it. Raises UnsupportedModelError with the reasons where none folds.
+    dtype: as the option spells it. example: a file that the twin's inputs are made of.
+    Raises UnsupportedModelError with the reasons where none folds.
     """
-    examination = examine(checkpoint, trust_remote_code=trust_remote_code)
+    examples = None
+    if example is not None:
+        examples = examples_of(example, checkpoint.directory, trust_remote_code=trust_remote_code)
+    examination = examine(checkpoint, trust_remote_code=trust_remote_code, examples=examples)
     return folding_of(checkpoint, examination, form=form, dtype=dtype)
 
 
@@ -163,7 +169,7 @@ def folding_of(
         names = in_memory_names(names)
         dtypes = {part.parameter: dtypes[name] for name, part in examination.names.parts.items()}
     plan = plan_folds(found, names, form="graft" if form == "graft" else "keep", dtypes=dtypes)
-    _require_some(found, plan)
+    require_some(found, plan)
     plan = replace(plan, dtype=stored)
     graft, switched = None, None
     if form == "native":
@@ -180,7 +186,8 @@ def folding_of(
     )  # fmt: skip
 
 
-def _require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
+def require_some(found: BatchNorms, plan: BatchNormPlan) -> None:
+    """UnsupportedModelError with the reasons where no norm folds."""
     if not found.sites:
         raise UnsupportedModelError(
             "it has no BatchNorm: no module of it has running statistics",

@@ -38,6 +38,7 @@ def fold_bn(
     output: str | Path,
     *,
     form: BatchNormForm = "keep",
+    example: str | Path | None = None,
     dtype: str | None = None,
     device: str = "auto",
     dry_run: bool = False,
@@ -59,6 +60,8 @@ def fold_bn(
     form: "keep" has the source's names and shapes, each norm reduced to x + shift; "graft" has no
     such modules, merges parallel convolutions, and comes with a modeling file; "native" switches
     the norms off in the source's own class, where its configuration can.
+    example: an image, .wav, .npy or .npz file (or a folder) for the trace, where the model's inputs
+    cannot be made up from its configuration; also what is verified on, unless `data` is given.
     Raises UnsupportedModelError with the reasons where no norm folds or the form is not to be had,
     VerificationError where a proof or the verification fails; other SurgeryErrors as they say.
     """
@@ -68,7 +71,9 @@ def fold_bn(
         progress or Silent(),
     )  # fmt: skip
     checkpoint = writing.open_source(model)
-    folding = plan_folding(checkpoint, form=form, dtype=dtype, trust_remote_code=trust_remote_code)
+    folding = plan_folding(
+        checkpoint, form=form, dtype=dtype, example=example, trust_remote_code=trust_remote_code
+    )
     proof = folding.prove()
     result, receipts = folding.operate(checkpoint)
     document = _document(checkpoint, folding, receipts, proof)
@@ -84,8 +89,8 @@ def fold_bn(
             if not verify:
                 return unverified("exact")
             return verify_folding(
-                checkpoint, folding, staged, writing, data=data, device=device, dtype=dtype,
-                seed=seed,
+                checkpoint, folding, staged, writing, data=example if data is None else data,
+                device=device, dtype=dtype, seed=seed,
             )  # fmt: skip
 
         papers = {**document, "recipe": recipe}

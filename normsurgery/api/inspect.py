@@ -11,6 +11,7 @@ from typing import Any
 from normsurgery.anatomy.examine import Examination, examine
 from normsurgery.anatomy.model import Anatomy
 from normsurgery.anatomy.stacks import read_stacks
+from normsurgery.api.batchnorm_rows import batch_norm_surgeries
 from normsurgery.api.depth import depth_surgeries, stack_documents
 from normsurgery.api.document import (
     block_documents,
@@ -19,6 +20,7 @@ from normsurgery.api.document import (
     peak_memory_bytes,
     source_document,
 )
+from normsurgery.api.folding.planning import fold_surgeries
 from normsurgery.api.native import best_native, why_native
 from normsurgery.api.removal.applies import removal_surgery
 from normsurgery.checkpoint import Checkpoint, count_nonfinite, is_all_zero, open_checkpoint
@@ -79,6 +81,8 @@ def inspect(
             *conversions(checkpoint, examination),
             *depth_surgeries(examination, stacks),
             removal_surgery(examination),
+            *batch_norm_surgeries(checkpoint, examination),
+            *fold_surgeries(checkpoint, examination),
         ],
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_bytes": peak_memory_bytes(),

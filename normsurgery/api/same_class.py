@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def unverified(contract: str) -> dict[str, Any]:
     return {"verdict": "skipped", "contract": contract}
 
 
+def verification_options(
+    examination: Examination, *, contract: str, without: Collection[str] = (), **given: Any
+) -> VerifyOptions:
+    """What is compared: every output of the source less those in `without`.
+
+    given: other fields of VerifyOptions.
+    """
+    outputs = tuple(name for name in examination.anatomy.outputs if name not in without)
+    return VerifyOptions(contract=contract, outputs=outputs, max_length=MAX_LENGTH, **given)
+
+
 def verify_same_class(
     checkpoint: Checkpoint,
     examination: Examination,
@@ -64,10 +76,7 @@ def verify_same_class(
     given: data, device, dtype and seed, as VerifyOptions takes them.
     """
     model_class = examination.model_class
-    options = VerifyOptions(
-        contract=contract, outputs=tuple(examination.anatomy.outputs), max_length=MAX_LENGTH,
-        **given,
-    )  # fmt: skip
+    options = verification_options(examination, contract=contract, **given)
     source = ModelSource(checkpoint.directory, model_class, allow_pickle=allow_pickle)
     reference = run_reference(source, options, progress=progress)
     found = judge(reference, ModelSource(staged, model_class), progress=progress).to_dict()

@@ -8,6 +8,7 @@ import typer
 
 from normsurgery.cli.arrange import arrange
 from normsurgery.cli.convert import convert
+from normsurgery.cli.fold import fold
 from normsurgery.cli.fold_bn import fold_bn
 from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(convert)
 app.command()(remove_ln)
+app.command()(fold)
 app.command()(fold_bn)
 app.command()(prune)
 app.command()(arrange)

@@ -12,6 +12,7 @@ def fold_bn(
     model: o.Model,
     output: o.Output,
     form: o.BatchNormForm = "keep",
+    example: o.Example = None,
     dtype: o.DType = None,
     max_shard_size: o.MaxShardSize = None,
     overwrite: o.Overwrite = False,
@@ -27,7 +28,7 @@ def fold_bn(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Fold BatchNorm into the convolutions and linears beside it (exact).
+    """Fold BatchNorm into convolutions and linears (exact).
 
     At inference a BatchNorm is a scale and a shift per channel. Which one folds into what is found
     by running a tiny twin of the model; what cannot fold is named with its reason. The result is
@@ -38,6 +39,7 @@ def fold_bn(
       normsurgery fold-bn microsoft/resnet-50 -o resnet-folded
       normsurgery fold-bn microsoft/resnet-50 -o resnet-lean --form graft
       normsurgery fold-bn ./my-detector -o ./out --dtype float16 --dry-run
+      normsurgery fold-bn ./my-model -o ./out --example photo.png
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     with working() as progress:
@@ -45,6 +47,7 @@ def fold_bn(
             model,
             output,
             form=form,
+            example=example,
             dtype=dtype,
             device=device,
             dry_run=dry_run,

@@ -14,6 +14,7 @@ TrainName: TypeAlias = Literal["lora", "head+last3", "full"]
 MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor", "trial"]
 SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
 ObjectiveName: TypeAlias = Literal["squares", "cosine"]
+RotationName: TypeAlias = Literal["hadamard", "random"]
 HealName: TypeAlias = Literal["none", "sequential"]
 BatchNormFormName: TypeAlias = Literal["keep", "native", "graft"]
 ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
@@ -55,6 +56,39 @@ FoldAffine = Annotated[
     bool, typer.Option("--fold-affine", help="Fold γ and β into the linears that read the norm.")
 ]
 Untie = Annotated[bool, typer.Option("--untie", help="Give a tied head a table of its own.")]
+What = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDS",
+        help="One or more, with commas: norm, layerscale, image-norm, value-bias, key-bias, "
+        "query-scale, mup, weight-norm, rotate; or recalibrate.",
+    ),
+]
+FoldData = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="Text to verify on; for recalibrate: images, .wav, .npy or .npz. "
+        "[default: a public-domain sample]",
+    ),
+]
+Example = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="An image, .wav, .npy or .npz to trace the model with, where its inputs cannot be "
+        "made up from config.json.",
+    ),
+]
+Original = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="ORIGINAL",
+        help="For recalibrate without labels: what the model was made from.",
+    ),
+]
+Rotation = Annotated[RotationName, typer.Option(help="The orthogonal matrices of rotate.")]
 Part = Annotated[
     str | None,
     typer.Option(
@@ -145,7 +179,11 @@ Device = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Text to verify on. [default: a public-domain sample]"),
+    typer.Option(
+        metavar="FILE",
+        help="Text to verify on; images, .wav or .npz (a file or a folder) where the model reads "
+        "these. [default: a public-domain text, or random inputs]",
+    ),
 ]
 Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compare.")]
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")]

@@ -24,8 +24,8 @@ class GraftPlan:
     biases: linears that get a bias. exclusive: the stock class would compute something else, so
     the checkpoint has a model type of its own and the stock class refuses it. norm_free: the norms
     do not divide: `norms` are those that stay, as affine maps. batch_norms: of a plan whose
-    BatchNorms are folded; then `removed` become the identity, `activated` (norms that also apply an
-    activation) keep that alone, and `silent` modules give zero, as another map holds what they gave.
+    BatchNorms are folded; then `removed` become the identity, `activated` (norms that also apply
+    an activation) keep that alone, and `silent` modules give zero: another holds what they gave.
     """
 
     norms: tuple[NormSite, ...]

@@ -112,12 +112,13 @@ FOLDEDBN_HEADER = '''"""{model} with its BatchNorms folded away.
 
 Made by normsurgery from {source}.
 At inference a BatchNorm is a scale and a shift per channel; the convolution or linear beside it
-holds both{merged}. For inference only. {ways}
+holds both.{merged}
+For inference only. {ways}
 
     from transformers import {auto_class}
     {auto_class}.from_pretrained(PATH, trust_remote_code=True)
 """'''
-MERGED = ", and one convolution holds what parallel ones gave (arXiv 2101.03697)"
+MERGED = " One convolution holds what parallel ones gave (arXiv 2101.03697)."
 
 SILENT = '''
 class Silent(nn.Module):

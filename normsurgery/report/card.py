@@ -18,6 +18,7 @@ from normsurgery.report.card_removal import (
 )
 from normsurgery.report.checks import checks, forms_of
 from normsurgery.report.fold_bn import batch_norm_heading, batch_norm_markdown
+from normsurgery.report.folding import fold_heading, fold_markdown
 from normsurgery.report.front_matter import merged, split
 from normsurgery.report.loading import custom_code, loading_lines
 from normsurgery.report.markdown import cell, row
@@ -25,7 +26,7 @@ from normsurgery.report.markdown import cell, row
 CONTRACTS = {
     "exact": "**exact**: the same function in real arithmetic. What remains is rounding: each "
     "changed weight was computed in float64 and rounded once to the storage dtype.",
-    "fitted": "**fitted**: weights were fitted to calibration text in closed form; the function "
+    "fitted": "**fitted**: weights were fitted to calibration data in closed form; the function "
     "changed, and how far is measured, not bounded.",
     "lossy": "**lossy**: weights went, or changed without a fit; the function changed, and how far "
     "is measured, not bounded.",
@@ -55,6 +56,10 @@ WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
 RELATION = "finetune"
 
 
+# What a card says between contracts and verification, by kind of surgery.
+_SECTIONS = (batch_norm_markdown, removal_markdown, fold_markdown, depth_markdown)
+
+
 def model_card(
     document: Mapping[str, Any], source_card: str | None, *, notes: Sequence[str]
 ) -> str:
@@ -70,7 +75,7 @@ def model_card(
         what=_what(document),
         receipts="\n".join(_receipt_rows(document["receipts"])),
         contracts="\n".join(_contracts(document["receipts"])),
-        depth=batch_norm_markdown(document) + removal_markdown(document) + depth_markdown(document),
+        depth="".join(part(document) for part in _SECTIONS),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
         limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
@@ -109,6 +114,8 @@ def _heading(document: Mapping[str, Any]) -> str:
     without = removal_heading(document) or batch_norm_heading(document)
     if without:
         return f"{name} {without}"
+    if fold_heading(document):
+        return f"{name}, {fold_heading(document)}"
     changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
     if changes:
         return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"
@@ -159,7 +166,8 @@ def _verification(verification: Mapping[str, Any]) -> str:
         return "**Not verified**: the person who made this checkpoint asked for no verification."
     forms = forms_of(verification)
     one = next(iter(forms.values()))
-    tokens = f" over {one['tokens']:,} tokens" if one.get("tokens") else ""
+    unit = one.get("unit", "tokens")
+    tokens = f" over {one['tokens']:,} {unit}" if one.get("tokens") else ""
     how = f"Measured on the saved files against the source, in {one.get('dtype')}{tokens}. "
     lines = [
         f"{how if one.get('dtype') else 'The saved files were loaded. '}"

@@ -40,6 +40,9 @@ TRAINED = (
     "Trained on {source} only; what the source knew beyond that text may have faded, its refusals "
     "and other trained behaviour included.",
 )
+RECALIBRATED = (
+    "The BatchNorms' statistics are those of {source}: on data of another kind they may be wrong.",
+)
 UNMEASURED = ("No loss was measured: what the change costs is unknown.",)
 
 
@@ -109,6 +112,9 @@ def contract_limits(document: Document) -> list[str]:
     contracts = {receipt["contract"] for receipt in document["receipts"]}
     if contracts <= {"exact"}:
         return list(RENUMBERED) if _renumbered(document) else []
+    if document.get("recalibration"):
+        source = literal(str(document["recalibration"]["data"]["source"]))
+        return [*CHANGED, *(sentence.format(source=source) for sentence in RECALIBRATED)]
     said = list(CHANGED if document.get("paths") else (*CHANGED, *SHALLOWER))
     if _renumbered(document):
         said += RENUMBERED

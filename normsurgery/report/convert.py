@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normsurgery.report.fold_bn import batch_norm_facts, batch_norm_sections
+from normsurgery.report.folding import fold_sections
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.prune import depth_facts, depth_sections
@@ -43,6 +44,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     parts += section("Steps", _steps(document["receipts"])) if document["receipts"] else []
     parts += batch_norm_sections(document)
     parts += removal_sections(document)
+    parts += fold_sections(document)
     parts += depth_sections(document)
     if document.get("proof"):
         parts += section("Proof on a tiny random twin", _proof(document["proof"]))

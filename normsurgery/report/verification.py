@@ -64,7 +64,8 @@ def _conditions(one: Figures) -> str:
     """`float16 on cpu, 1,024 tokens`; where no outputs were compared, what was looked at."""
     if one.get("dtype") is None:
         return "the saved files load"
-    tokens = f", {figure(one['tokens'])} tokens" if one.get("tokens") else ""
+    unit = one.get("unit", "tokens")
+    tokens = f", {figure(one['tokens'])} {unit}" if one.get("tokens") else ""
     return f"{one['dtype']} on {one['device']}{tokens}"
 
 

@@ -8,6 +8,7 @@ after another: that is seen from the lengths, so a depthwise convolution needs n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,18 +49,19 @@ def plus_diagonal(weight: Tensor, values: Tensor, centre: Sequence[int]) -> Tens
     weight: [channels, channels / groups, kernel…] of a convolution, or [out, in] of a linear.
     """
     channel = torch.arange(weight.shape[0])
+    at: tuple[Any, ...] = (channel, channel % weight.shape[1], *centre)
     result = weight.clone()
-    result[(channel, channel % weight.shape[1], *centre)] += values
+    result[at] += values
     return result
 
 
 def placed(kernel: Tensor, shape: Sequence[int], offset: Sequence[int]) -> Tensor:
     """A kernel inside a larger one of zeros, its first tap at `offset`."""
     result = kernel.new_zeros(tuple(shape))
-    window = tuple(
-        slice(start, start + size) for start, size in zip(offset, kernel.shape[2:], strict=True)
-    )
-    result[(slice(None), slice(None), *window)] = kernel
+    window: tuple[Any, ...] = (slice(None), slice(None))
+    for start, size in zip(offset, kernel.shape[2:], strict=True):
+        window = (*window, slice(start, start + size))
+    result[window] = kernel
     return result
 
 

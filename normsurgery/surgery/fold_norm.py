@@ -3,23 +3,26 @@
 Contract: exact. b ← b + W β, W ← W diag(γ); leaves γ = 1, β = 0 (a class that
 stores γ − 1 keeps 0).
 Folds a site only when every reader of the norm's output is a linear that takes both; the others
-keep their γ and β, and the receipt says why.
+keep their γ and β, and the receipt says why. Experts and a router are linears as any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.model import Anatomy, NormSite, Reader
-from normsurgery.anatomy.names import NameMap
+from normsurgery.anatomy.names import NameMap, Part
 from normsurgery.anatomy.norms import Norm
+from normsurgery.anatomy.push import trace_of
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.surgery.algebra import contracted, scaled
 from normsurgery.surgery.centre import checked_float
+from normsurgery.surgery.folds import FoldOptions, FoldPlan
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
 Vector = Callable[[], Tensor]  # a small tensor that is read from disk only when it is needed
@@ -27,22 +30,70 @@ Vector = Callable[[], Tensor]  # a small tensor that is read from disk only when
 
 def fold_affine(source: Checkpoint, anatomy: Anatomy, names: NameMap) -> tuple[Checkpoint, Receipt]:
     """Fold γ and β of every norm that reads a convertible stream, where its readers hold them."""
-    edits: dict[str, LazyTensor] = {}
-    folded: list[str] = []
-    kept: dict[str, list[str]] = {}
-    for site in stream_sites(anatomy):
+    sites, kept = _sorted_out(stream_sites(anatomy), names)
+    return _fold_sites(source, names, sites, kept, surgery="fold-affine")
+
+
+def plan_norm(
+    checkpoint: Checkpoint, examination: Examination, options: FoldOptions
+) -> FoldPlan | str:
+    """Fold γ and β of every LayerNorm and RMSNorm whose readers are linears, whatever it reads."""
+    anatomy, names = examination.anatomy, examination.names
+    runs = [node.module for node in trace_of(examination.twin).norm_nodes()]
+    rows = [site for site in anatomy.sites.values() if site.norm.kind != "BatchNorm"]
+    if not rows:
+        return "it has no LayerNorm and no RMSNorm"
+    sites, kept = _sorted_out(rows, names, often={name for name in runs if runs.count(name) > 1})
+    if not sites:
+        name, reason = next(iter(kept.items()))
+        return f"{name}: {reason}"
+    step = partial(_fold_sites, names=names, sites=sites, kept=kept, surgery="norm")
+    return FoldPlan(
+        "norm", step, len(sites), left=kept,
+        wrong={"γ stays in the norm too": partial(step, reset=False)},
+    )  # fmt: skip
+
+
+def _sorted_out(
+    sites: Iterable[NormSite], names: NameMap, *, often: Iterable[str] = ()
+) -> tuple[list[NormSite], dict[str, str]]:
+    """The sites that fold; and why the others do not, by name. often: those that run repeatedly."""
+    folding: list[NormSite] = []
+    kept: dict[str, str] = {}
+    for site in sites:
         reason = why_not_foldable(site, names)
+        if reason is None and site.name in often:
+            reason = "it runs more than once, and one run's readers may not be another's"
         if reason:
-            kept.setdefault(reason, []).append(site.name)
-            continue
-        edits |= folded_site(source, names, site)
-        folded.append(site.name)
+            kept[site.name] = reason
+        else:
+            folding.append(site)
+    return folding, kept
+
+
+def _fold_sites(
+    source: Checkpoint,
+    names: NameMap,
+    sites: Sequence[NormSite],
+    kept: dict[str, str],
+    *,
+    surgery: str,
+    reset: bool = True,
+) -> tuple[Checkpoint, Receipt]:
+    """Fold these sites. reset: whether the norms lose what their readers have gained."""
+    edits: dict[str, LazyTensor] = {}
+    for site in sites:
+        edits |= folded_site(source, names, site, reset=reset)
     result = source.override(edits)
-    notes = [f"{', '.join(sites)}: γ and β stay, {reason}" for reason, sites in kept.items()]
-    parameters = {"folded": len(folded), "kept": sum(len(sites) for sites in kept.values())}
+    reasons: dict[str, list[str]] = {}
+    for name, reason in kept.items():
+        reasons.setdefault(reason, []).append(name)
+    notes = [f"{', '.join(found)}: γ and β stay, {reason}" for reason, found in reasons.items()]
     return result, receipt_of(
-        "fold-affine", source, result, changed=edits, parameters=parameters, notes=notes
-    )
+        surgery, source, result, changed=edits,
+        parameters={"folded": len(sites), "kept": len(kept)},
+        notes=notes if surgery == "fold-affine" else (),
+    )  # fmt: skip
 
 
 def stream_sites(anatomy: Anatomy) -> Iterable[NormSite]:
@@ -68,13 +119,17 @@ def why_not_foldable(site: NormSite, names: NameMap) -> str | None:
     return None
 
 
-def folded_site(source: Checkpoint, names: NameMap, site: NormSite) -> dict[str, LazyTensor]:
+def folded_site(
+    source: Checkpoint, names: NameMap, site: NormSite, *, reset: bool = True
+) -> dict[str, LazyTensor]:
     """The edits that move one site's γ and β into its readers."""
     gamma = gain_of(source, names, site.norm)
     beta = shift_of(source, names, site.norm)
     edits: dict[str, LazyTensor] = {}
     for reader in site.readers:
         edits |= _folded_reader(source, names, reader, gamma, beta)
+    if not reset:
+        return edits
     if site.norm.weight_name:
         for name, _ in names.on_disk(site.norm.weight_name):
             identity = 1.0 - site.norm.offset
@@ -109,13 +164,16 @@ def _folded_reader(
     beta: Vector | None,
 ) -> dict[str, LazyTensor]:
     edits: dict[str, LazyTensor] = {}
-    weight_name, part = names.on_disk(reader.weight)[0]
-    weight = checked_float(source, weight_name)
-    dim = part.axis(reader.in_dim)
-    if beta is not None and reader.bias:
-        for name, _ in names.on_disk(reader.bias):
-            add = partial(_plus_contracted, weight=weight, beta=beta, dim=dim)
-            edits[name] = checked_float(source, name).map(add)
+    held_weights = names.on_disk(reader.weight)
+    for name, part in names.on_disk(reader.bias) if reader.bias else []:
+        if beta is None:
+            break
+        weight_name, held = _beside(held_weights, part)
+        add = partial(
+            _plus_contracted, weight=checked_float(source, weight_name), beta=beta,
+            dim=held.axis(reader.in_dim),
+        )  # fmt: skip
+        edits[name] = checked_float(source, name).map(add)
     if gamma is not None:
         for name, held in names.on_disk(reader.weight):
             fold = partial(_scaled, gamma=gamma, dim=held.axis(reader.in_dim))
@@ -123,6 +181,12 @@ def _folded_reader(
                 fold, by_rows=held.axis(reader.in_dim) > 0
             )
     return edits
+
+
+def _beside(held: Sequence[tuple[str, Part]], part: Part) -> tuple[str, Part]:
+    """The tensor on disk with the same piece of the weight as `part` is of the bias."""
+    same = (one for one in held if (one[1].index, one[1].chunk) == (part.index, part.chunk))
+    return next(same, held[0])
 
 
 def _scaled(weight: Tensor, *, gamma: Vector, dim: int) -> Tensor:

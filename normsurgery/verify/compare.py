@@ -202,11 +202,13 @@ class _Judge:
         primary = _primary(self._names)
         scored = primary == "logits" and self._failure is None
         guesses = self._guesses.result() if scored else None
+        compared = sum(len(rows.values) for rows in self._primary_rows(primary))
         return Verification(
             contract=contract,
             dtype=dtype_name(run.dtype),
             device=str(run.device),
-            tokens=sum(len(rows.values) for rows in self._primary_rows(primary)),
+            tokens=compared,
+            unit=self._unit(compared),
             primary=primary,
             truth_dtype=dtype_name(run.truth_dtype),
             load_report=self._report,
@@ -218,6 +220,12 @@ class _Judge:
             reasons=tuple(reasons),
             notes=tuple(self._all_notes(extra)),
         )
+
+    def _unit(self, compared: int) -> str:
+        batches = self._run.plan.batches
+        if any(batch.mask is not None for batch in batches):
+            return "tokens"
+        return "samples" if compared == sum(batch.positions for batch in batches) else "positions"
 
     def _primary_rows(self, primary: str) -> list[Rows]:
         store = self._run.measured

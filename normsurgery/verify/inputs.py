@@ -7,7 +7,6 @@ others right padding, since learned positions may ignore the mask. Pads are neve
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +14,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from normsurgery.anatomy.inputs import example_inputs, working_candidate
+from normsurgery.anatomy.inputs import example_inputs
+from normsurgery.calibrate.arrays.files import FORMATS, is_array_source
+from normsurgery.calibrate.arrays.read import read_arrays
 from normsurgery.calibrate.text.tokenizer import LOADING_ERRORS, load_tokenizer
+from normsurgery.errors import UsageError
+from normsurgery.verify.layout import Host, padded
 from normsurgery.verify.sources import tasks_of
 from normsurgery.verify.text import TokenStream, read_text, tokenize
 
 IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
 _ROWS = 8
 _SAMPLES = 16  # images or sounds, where there is no text to count tokens of
+_GIVEN_SAMPLES = 128  # of a user's own images or sounds, at most
 _BATCH_BYTES = 2**27  # of logits in float64; there are a few copies of them
 Padding = Literal["natural", "right", "none"]
 _PROMPTS = 4
@@ -34,7 +38,8 @@ _MASKED = 0.15  # BERT's share, arXiv 1810.04805
 class Batch:
     """inputs: on the CPU. mask [batch, time]: the real positions of what `logits` belong to.
 
-    labels [batch, time]: the token that the logits there should give, or IGNORED.
+    labels [batch, time]: the token that the logits there should give, or IGNORED; without a mask
+    [batch]: the class that a sample's logits should give.
     encoder_mask [batch, time]: the same for the encoder's outputs.
     """
 
@@ -58,7 +63,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything both models are run on. kind: "text" or "random"."""
+    """Everything both models are run on. kind: "text", "samples" (of files) or "random"."""
 
     batches: tuple[Batch, ...]
     prompts: Batch | None
@@ -103,16 +108,23 @@ def plan_inputs(
     layout: int = 0,
     trust_remote_code: bool = False,
 ) -> Plan:
-    """Batches of about `tokens` tokens (or 16 images or sounds) for a loaded model.
+    """Batches of about `tokens` tokens for a loaded model.
 
+    Where its input is no text, 16 random images or sounds; or those of `data`, at most 128, with
+    the labels that they have. UsageError where `data` is of the wrong kind or cannot be read.
     padding: natural is left for causal models and right for others; some code overflows in float64
     where a whole row of attention is masked, so the caller may ask for right, or for no pads.
     layout: which candidate of `example_candidates` the model takes (see `chosen_layout`).
     """
     request = _Request(model, tokens, max_length, seed, padding, layout)
+    if data is not None and is_array_source(data):
+        return _given(request, directory, data, trust_remote_code)
     samples = _example(request, batch=2, length=max_length)
     ids_name = next((n for n in ("input_ids", "decoder_input_ids") if n in samples), None)
     if ids_name is None or not _is_free_text(request, samples, samples[ids_name]):
+        if data is not None:
+            taken = getattr(model, "main_input_name", "no text")
+            raise UsageError(f"the model takes {taken}, {data.name} is none", f"give {FORMATS}")
         batches = tuple(_sampled(request, seed + i) for i in range(_SAMPLES // _ROWS))
         return Plan(batches, None, "random")
     length = samples[ids_name].shape[1]
@@ -128,23 +140,25 @@ def plan_inputs(
     return Plan(batches, prompts, kind, tuple(request.notes))
 
 
-class _Host:
-    """A model's configuration and forward, seen as float32 on the CPU, whatever is offloaded."""
+def _given(request: _Request, directory: Path, data: Path, trust_remote_code: bool) -> Plan:
+    """The user's own samples, with whatever else the model's forward asks for."""
+    samples = read_arrays(
+        data, request.model, directory,
+        limit=_GIVEN_SAMPLES, seed=request.seed, trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    batches = tuple(
+        Batch(_made_up(request, len(batch)) | batch.inputs, labels=batch.labels)
+        for batch in samples.batches(_ROWS)
+    )
+    return Plan(batches, None, "samples", samples.notes)
 
-    def __init__(self, model: Any) -> None:
-        self.config, self.forward, self._model = model.config, model.forward, model
 
-    def parameters(self) -> Iterator[Tensor]:
-        yield torch.empty(0)
-
-    def modules(self) -> Iterator[Any]:
-        yield from self._model.modules()
-
-
-def chosen_layout(model: Any, run: Callable[[dict[str, Tensor]], Any], *, length: int) -> int:
-    """Which of the layouts that a model's signature leaves open it takes, by trying."""
-    host: Any = _Host(model)
-    return working_candidate(host, run, length=length, seed=0)
+def _made_up(request: _Request, rows: int) -> dict[str, Tensor]:
+    """A forward's other arguments; none where the configuration says too little of them."""
+    try:
+        return _sampled(request, request.seed, rows).inputs
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, RuntimeError):
+        return {}
 
 
 def _is_free_text(request: _Request, samples: dict[str, Tensor], ids: Tensor) -> bool:
@@ -161,7 +175,7 @@ def _is_free_text(request: _Request, samples: dict[str, Tensor], ids: Tensor) ->
 def _example(
     request: _Request, *, batch: int, length: int, seed: int | None = None
 ) -> dict[str, Tensor]:
-    host: Any = _Host(request.model)
+    host: Any = Host(request.model)
     return example_inputs(
         host, batch=batch, length=length, candidate=request.layout,
         seed=request.seed if seed is None else seed,
@@ -232,9 +246,7 @@ def _batch(request: _Request, rows: list[list[int]], seed: int) -> Batch:
         for name, tensor in _sampled(request, seed, len(rows)).inputs.items()
         if name not in ("input_ids", "attention_mask", "decoder_input_ids")
     }
-    ids, mask = _padded(
-        rows, _pad_id(request), left=request.causal and request.padding == "natural"
-    )
+    ids, mask = padded(rows, _pad_id(request), left=request.causal and request.padding == "natural")
     if getattr(request.model.config, "is_encoder_decoder", False):
         return _encoder_decoder(request, ids, mask, others)
     labels = None
@@ -291,17 +303,3 @@ def _pad_id(request: _Request) -> int:
     pad: int | None = stated if stated is not None else own
     size = request.config.vocab_size
     return pad if pad is not None and 0 <= pad < size else 0
-
-
-def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
-    place: Callable[[list[int]], list[int]] = (
-        (lambda row: [pad] * (width - len(row)) + row)
-        if left
-        else (lambda row: row + [pad] * (width - len(row)))
-    )
-    ids = torch.tensor([place(row) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    steps = torch.arange(width).unsqueeze(0)
-    mask = steps >= width - lengths if left else steps < lengths
-    return ids, mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from normsurgery.calibrate.arrays.files import is_array_source
 from normsurgery.errors import UsageError
 from normsurgery.verify.sources import dtype_named
 from normsurgery.verify.verdict import CONTRACTS
@@ -45,6 +46,11 @@ class VerifyOptions:
     @property
     def data_path(self) -> Path | None:
         return None if self.data is None else Path(self.data)
+
+    @property
+    def gives_samples(self) -> bool:
+        """Whether `data` is images, sounds or arrays."""
+        return self.data_path is not None and is_array_source(self.data_path)
 
 
 def check_contract(contract: str) -> None:

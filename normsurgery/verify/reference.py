@@ -24,7 +24,8 @@ from normsurgery.errors import CheckpointError, SurgeryError, UsageError
 from normsurgery.report.progress import Advance, Progress, Silent, Unit
 from normsurgery.verify.figures import SpreadGatherer
 from normsurgery.verify.floor import FloorGatherer, scaled
-from normsurgery.verify.inputs import Batch, Padding, Plan, chosen_layout, plan_inputs
+from normsurgery.verify.inputs import Batch, Padding, Plan, plan_inputs
+from normsurgery.verify.layout import chosen_layout
 from normsurgery.verify.load import LoadReport, load_model
 from normsurgery.verify.options import VerifyOptions
 from normsurgery.verify.run import (
@@ -251,11 +252,12 @@ class _Runner:
 
     def _planned(self, model: Any, dtype: torch.dtype, narrow: torch.dtype) -> Plan:
         """Inputs that the reference answers with finite values, with the most padding it bears."""
-        self.layout = chosen_layout(
-            model,
-            lambda inputs: forward(model, Batch(inputs), dtype, self.device),
-            length=self.options.max_length,
-        )
+        if not self.options.gives_samples:
+            self.layout = chosen_layout(
+                model,
+                lambda inputs: forward(model, Batch(inputs), dtype, self.device),
+                length=self.options.max_length,
+            )
         plan = self._plan_with("natural", model, narrow)
         if _finite(forward(model, plan.batches[0], dtype, self.device)):
             return plan

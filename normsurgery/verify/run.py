@@ -89,10 +89,17 @@ def _rows(name: str, value: Tensor, batch: Batch) -> Rows:
     if mask is None or value.dim() < 2 or value.shape[:2] != mask.shape or first is None:
         flat = value.reshape(-1, value.shape[-1] if value.dim() > 1 else max(1, value.numel()))
         none = torch.zeros(len(flat), dtype=torch.bool)
-        return Rows(flat, torch.full((len(flat),), IGNORED), none)
+        return Rows(flat, _classes(value, batch, len(flat)), none)
     labels = batch.labels if batch.labels is not None else torch.full_like(mask.long(), IGNORED)
     real = value[mask.to(value.device)]
     return Rows(real.reshape(len(real), -1), labels[mask], first[mask])
+
+
+def _classes(value: Tensor, batch: Batch, rows: int) -> Tensor:
+    """The class of each row [rows] where a sample has one row and one label, else IGNORED."""
+    if batch.labels is None or batch.mask is not None or value.shape[:1] != batch.labels.shape:
+        return torch.full((rows,), IGNORED)
+    return batch.labels if value.dim() == 2 else torch.full((rows,), IGNORED)
 
 
 class RowStore:

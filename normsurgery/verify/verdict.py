@@ -161,7 +161,11 @@ class GenerationFigures:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was measured, and the verdict with its reasons."""
+    """What was measured, and the verdict with its reasons.
+
+    unit: what `tokens` counts: "tokens"; "samples" where the input is no text and an output is one
+    row a sample; "positions" where it is several.
+    """
 
     contract: str
     dtype: str
@@ -177,6 +181,7 @@ class Verification:
     linearity: Linearity | None = None
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unit: str = "tokens"
 
     @property
     def verdict(self) -> str:
@@ -196,6 +201,7 @@ class Verification:
             "dtype": self.dtype,
             "device": self.device,
             "tokens": self.tokens,
+            "unit": self.unit,
             "noise_floor": self._floor(main),
             "logits": None if main is None else {**main.to_dict(), "output": self.primary},
             "kl": None if guess is None else guess.divergence(),

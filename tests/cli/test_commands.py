@@ -21,6 +21,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "convert": documents.convert_document,
     "remove_ln": documents.remove_ln_document,
     "fold_bn": documents.fold_bn_document,
+    "fold": documents.fold_document,
     "prune": documents.prune_document,
     "arrange": documents.arrange_document,
     "heal": documents.heal_document,
@@ -32,6 +33,7 @@ NEEDED = {
     "convert": [MODEL, "-o", "out"],
     "remove_ln": [MODEL, "-o", "out"],
     "fold_bn": [MODEL, "-o", "out"],
+    "fold": [MODEL, "-o", "out", "--what", "norm"],
     "prune": [MODEL, "-o", "out", "--drop", "2"],
     "arrange": [MODEL, "-o", "out", "--blocks", "0-3,zero"],
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
@@ -59,7 +61,9 @@ OPTIONS = [
     ("convert", "--data=t.txt", "data", Path("t.txt")),
     ("convert", "--trust-remote-code", "trust_remote_code", True),
     ("convert", "--allow-pickle", "allow_pickle", True),
+    ("fold_bn", "--example=photo.png", "example", Path("photo.png")),
     ("fold_bn", "--form=graft", "form", "graft"),
+    ("fold_bn", "--example=x.npy", "example", Path("x.npy")),
     ("fold_bn", "--dtype=bfloat16", "dtype", "bfloat16"),
     ("fold_bn", "--device=cuda:1", "device", "cuda:1"),
     ("fold_bn", "--dry-run", "dry_run", True),
@@ -72,6 +76,10 @@ OPTIONS = [
     ("fold_bn", "--data=t.txt", "data", Path("t.txt")),
     ("fold_bn", "--trust-remote-code", "trust_remote_code", True),
     ("fold_bn", "--allow-pickle", "allow_pickle", True),
+    ("fold", "--untie", "untie", True),
+    ("fold", "--rotation=random", "rotation", "random"),
+    ("fold", "--data=images", "data", Path("images")),
+    ("fold", "--reference=whole", "reference", "whole"),
     ("remove_ln", "--finetune", "finetune", True),
     ("remove_ln", "--one-shot", "one_shot", True),
     ("remove_ln", "--data=t.txt", "data", "t.txt"),
@@ -127,7 +135,7 @@ OPTIONS = [
     ("heal", "--resume", "resume", True),
     *(
         (command, given, name, value)
-        for command in ("remove_ln", "prune", "arrange", "heal")
+        for command in ("fold", "remove_ln", "prune", "arrange", "heal")
         for given, name, value in (
             ("--dtype=bfloat16", "dtype", "bfloat16"),
             ("--device=cuda:1", "device", "cuda:1"),

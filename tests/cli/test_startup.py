@@ -10,7 +10,10 @@ from normsurgery.cli import main
 from tests.cli.invoke import command, script
 
 HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "accelerate", "yaml")
-COMMANDS = ["inspect", "convert", "remove-ln", "prune", "arrange", "heal", "verify", "run"]
+COMMANDS = [
+    *["inspect", "convert", "remove-ln", "fold-bn", "fold", "prune", "arrange", "heal", "verify"],
+    "run",
+]
 PROBE = f"""
 import json, sys
 from pathlib import Path

@@ -144,6 +144,58 @@ def fold_bn_document() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def fold_document() -> dict[str, Any]:
+    """A result of `fold`: norms folded but for two, layer scale not there, the stream rotated."""
+    left = {f"model.layers.{i}.q_norm": f"model.layers.{i}.attn reads it" for i in range(2)}
+    figures = {"kurtosis": 812.5, "largest_over_median": 41.25}
+    rotated = {"kurtosis": 3.02, "largest_over_median": 1.5}
+    return {
+        **convert_document(),
+        "command": "fold",
+        "target": {**convert_document()["target"], "modeling_file": False},
+        "receipts": [{**receipt(), "surgery": "norm", "norms": {}}],
+        "folds": [
+            {
+                "name": "layerscale", "applies": False, "count": 0, "left": {}, "notes": [],
+                "why_not": "no per-channel gain stands straight after a linear",
+            },
+            {
+                "name": "norm", "applies": True, "count": 1234, "left": left, "notes": [],
+                "why_not": None,
+            },
+        ],
+        "kurtosis": {
+            "measured": True, "why_not": None, "tokens": 2144,
+            "blocks": [
+                {
+                    "block": "model.layers.0", "before": figures, "after": rotated,
+                    "position_0": {"before": None, "after": None},
+                }
+            ],
+        },
+    }  # fmt: skip
+
+
+def recalibrate_document() -> dict[str, Any]:
+    """A result of `fold --what recalibrate`."""
+    made = fold_document()
+    del made["kurtosis"], made["proof"]
+    held = {"loss": 0.5, "accuracy": 0.875, "error": None}
+    return {
+        **made,
+        "folds": [
+            {
+                "name": "recalibrate", "applies": True, "count": 7, "left": {}, "notes": [],
+                "why_not": None,
+            }
+        ],
+        "recalibration": {
+            "norms": 7, "reinserted": 2, "samples": 384, "held_out": 128, "data": {},
+            "before": {**held, "loss": 2.25, "accuracy": 0.25}, "after": held,
+        },
+    }  # fmt: skip
+
+
 def plan_document() -> dict[str, Any]:
     document = convert_document()
     document["output"] = None

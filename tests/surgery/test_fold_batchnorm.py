@@ -1,6 +1,7 @@
 """The algebra of BatchNorm folds, kind by kind, against torch's own forward in float64."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
 from normsurgery.anatomy.batchnorm.sites import BatchNorms, BatchNormSite, Merge
 from normsurgery.errors import CheckpointError
 from normsurgery.surgery.batchnorm_identity import identity_for
-from normsurgery.surgery.fold_batchnorm import fold_batch_norms
+from normsurgery.surgery.batchnorm_plan import plan_folds
+from normsurgery.surgery.fold_batchnorm import apply_folds, fold_batch_norms
 from tests.surgery.batchnorm_models import loaded, map_of, norm_of, saved, shaken
 
 WIDTH = 6
@@ -108,7 +110,7 @@ def test_a_norm_folds_into_the_map_after_it(tmp_path, name):
     norm = batch_norm(dim, WIDTH)
     model, found, x, at = pair(dim, norm, copy.deepcopy(module), tmp_path, "consumer")
     expected = model(x)
-    result, receipt = fold_batch_norms(at.checkpoint, at.names, found, form="keep")
+    result, _ = fold_batch_norms(at.checkpoint, at.names, found, form="keep")
     assert torch.allclose(loaded(model, result)(x), expected, rtol=0, atol=1e-11)
     moved = bool(result["0.bias"].load().eq(0).all())
     assert moved == ("bias" in name and "transposed" not in name)
@@ -195,7 +197,7 @@ def test_a_norm_before_and_one_after_the_same_map(tmp_path):
 
 
 def test_what_is_stored_in_a_piece_or_in_integers_is_left_and_named(tmp_path):
-    model, found, _, at = pair(2, conv(2), nn.BatchNorm2d(2 * WIDTH), tmp_path, "producer")
+    _, found, _, at = pair(2, conv(2), nn.BatchNorm2d(2 * WIDTH), tmp_path, "producer")
     joined = dict(at.names.parts)
     del joined["0.weight"]
     names = type(at.names)(joined, {"stack": ("0.weight", "x")}, {}, at.names.tied)
@@ -268,3 +270,29 @@ def test_without_a_weight_the_map_takes_up_what_a_narrow_format_rounds(tmp_path,
     ours = loaded(model, result)(x)
     rounded = torch.finfo(dtype).eps
     assert (ours - expected).abs().mean() < rounded * expected.std()
+
+
+def test_in_a_graft_a_norm_stays_where_its_map_can_take_no_bias(tmp_path):
+    model, found, x, at = pair(2, conv(2), nn.BatchNorm2d(2 * WIDTH), tmp_path, "producer")
+    (site,) = found.sites
+    bare = replace(site, maps=(replace(site.maps[0], can_take_bias=False),))
+    expected = model(x)
+    result, receipt = fold_batch_norms(at.checkpoint, at.names, BatchNorms((bare,)), form="graft")
+    assert torch.allclose(loaded(model, result)(x), expected, rtol=0, atol=1e-12)
+    assert receipt.norms["after"] == {"x + shift": 1}
+
+
+def test_a_merge_that_cannot_be_made_is_left_and_named(tmp_path):
+    model = shaken(Branches(), seed=5)
+    found = model.found()
+    stays = BatchNormSite(found.sites[1].norm, "stays", found.sites[1].maps, "read twice")
+    held = BatchNorms((found.sites[0], stays, found.sites[2]), found.merges)
+    at = saved(model, tmp_path)
+    plan = plan_folds(held, at.names, form="graft")
+    assert plan.left == {"norms.1": "read twice"}
+    assert plan.merges == () and plan.merges_left == {"large.weight": "norms.1 stays"}
+    result, _ = apply_folds(at.checkpoint, at.names, plan)
+    held_maps = (result["large.weight"].load(), result["large.bias"].load())
+    x = torch.randn(2, WIDTH, 5, 5, dtype=torch.float64)
+    ours = nn.functional.conv2d(x, *held_maps, padding=1) + model.norms[1](model.small(x))
+    assert torch.allclose(ours, model(x), rtol=0, atol=1e-12)

@@ -1,0 +1,1 @@
+"""The folds of `fold`: which apply, in what order, and their proof."""

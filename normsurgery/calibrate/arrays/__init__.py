@@ -1,0 +1,1 @@
+"""Images, sounds and arrays from files, as the inputs of a model."""
