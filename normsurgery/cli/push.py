@@ -1,0 +1,48 @@
+"""`normsurgery push`."""
+
+from __future__ import annotations
+
+import normsurgery
+from normsurgery.cli import options as o
+from normsurgery.cli.console import show, working
+
+
+def push(
+    output: o.PushedOutput,
+    repository: o.Repository,
+    private: o.Private = True,
+    create_pr: o.CreatePr = False,
+    revision: o.Revision = None,
+    message: o.Message = None,
+    unverified: o.Unverified = False,
+    i_have_permission: o.IHavePermission = False,
+    dry_run: o.PushDryRun = False,
+    json: o.Json = False,
+    traceback: o.Traceback = False,
+) -> None:
+    """Upload a verified result to the Hub, as one commit.
+
+    Only the files that surgery.json explains go; the rest is named and stays. Run it again
+    after an interruption: what has arrived is not sent twice.
+
+    \b
+    Examples:
+      normsurgery push ./gpt2-rms my-name/gpt2-rms --dry-run
+      normsurgery push ./gpt2-rms my-name/gpt2-rms
+      normsurgery push ./gpt2-rms my-name/gpt2-rms --public --revision v2
+      normsurgery push ./gpt2-rms their/model --public --create-pr
+    """
+    with working() as progress:
+        result = normsurgery.push(
+            output,
+            repository,
+            private=private,
+            create_pr=create_pr,
+            revision=revision,
+            message=message,
+            unverified=unverified,
+            i_have_permission=i_have_permission,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    show(result.to_dict(), as_json=json)
