@@ -19,6 +19,7 @@ FUNCTIONS = [
         "heal",
         "inspect",
         "prune",
+        "push",
         "remove_ln",
         "run",
         "verify",
@@ -28,6 +29,7 @@ NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
+    *["PushResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normsurgery.api.result import Result
 from normsurgery.checkpoint.text import shown
@@ -12,6 +12,10 @@ from normsurgery.errors import CheckpointError, UsageError
 from normsurgery.report.front_matter import split
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.version import VERSION
+
+if TYPE_CHECKING:
+    from normsurgery.hub.outputs import Output
+    from normsurgery.hub.send import Destination, Sent
 
 _UNVERIFIED = (
     "> [!WARNING]\n"
@@ -48,53 +52,55 @@ def push(
     CheckpointError for what is no output of ours, or has changed since it was written, HubError
     for what the Hub refuses.
     """
-    from normsurgery.hub.licence import licence_of
     from normsurgery.hub.outputs import check_unchanged, read_output
-    from normsurgery.hub.send import Destination, Sent, send
+    from normsurgery.hub.send import Destination, send
 
     started = time.monotonic()
     shower = progress or Silent()
     _check_request(repository, revision, create_pr=create_pr, dry_run=dry_run)
     found = read_output(output)
-    _check_verdict(found.verdict, str(output), unverified=unverified)
-    licence = licence_of(found.card)
-    _check_licence(licence.against_derivatives(), permitted=i_have_permission)
+    _check_verdict(found, unverified=unverified)
+    licence = _allowed_licence(found, permitted=i_have_permission)
     check_unchanged(found, shower)
-    card = found.card if found.verdict == "pass" else _with_warning(found.card, found.verdict)
-    data = card.encode("utf-8", "surrogateescape")
+    card = _card(found)
     said = message or f"Upload the result of normsurgery {found.papers.get('command', '')}".strip()
-    sent: Sent | None = None
-    if not dry_run:
-        to = Destination(repository, revision, private, create_pr, said)
-        sent = send(found, data, to, shower)
-    sizes = {name: found.size(name) for name in found.names} | {"README.md": len(data)}
-    document: dict[str, Any] = {
+    to = Destination(repository, revision, private, create_pr, said)
+    sent = None if dry_run else send(found, card, to, shower)
+    document = {
         "command": "push",
         "version": VERSION,
         "output": str(output),
         "source": found.papers.get("source"),
         "surgery": found.papers.get("command"),
         "verdict": found.verdict,
-        "licence": licence.to_dict(),
+        "licence": licence,
         "message": said,
         "dry_run": dry_run,
-        **_where(sent, repository, revision, private=private),
-        "files": [{"name": name, "bytes": sizes[name]} for name in found.names],
-        "bytes": sum(sizes.values()),
-        "left": [{"name": name, "why": why} for name, why in found.left.items()],
+        **_where(sent, to),
+        **_what(found, card),
         "seconds": round(time.monotonic() - started, 3),
     }
     return PushResult(document)
 
 
-def _where(sent: Any, repository: str, revision: str | None, *, private: bool) -> dict[str, Any]:
+def _what(found: Output, card: bytes) -> dict[str, Any]:
+    """The files that go with their sizes, and those that stay with the reason."""
+    sizes = {name: found.size(name) for name in found.names} | {"README.md": len(card)}
+    return {
+        "files": [{"name": name, "bytes": sizes[name]} for name in found.names],
+        "bytes": sum(sizes.values()),
+        "left": [{"name": name, "why": why} for name, why in found.left.items()],
+    }
+
+
+def _where(sent: Sent | None, to: Destination) -> dict[str, Any]:
     """Where the files are; on a dry run, where they would go, as far as that can be known."""
     keys = ("repository", "revision", "commit", "url", "private", "created", "unchanged",
             "pull_request", "removed")  # fmt: skip
     if sent is not None:
         return {key: getattr(sent, key) for key in keys}
-    planned = {"repository": repository, "revision": revision or "main", "private": private}
-    return {**dict.fromkeys(keys), **planned, "removed": []}
+    planned = {"repository": to.repository, "revision": to.revision or "main"}
+    return {**dict.fromkeys(keys), **planned, "private": to.private, "removed": []}
 
 
 def _check_request(
@@ -119,27 +125,36 @@ def _check_request(
         raise offline(repository)
 
 
-def _check_verdict(verdict: str, output: str, *, unverified: bool) -> None:
-    if verdict == "pass" or unverified:
+def _check_verdict(found: Output, *, unverified: bool) -> None:
+    if found.verdict == "pass" or unverified:
         return
     said = {"skipped": "was not verified", "fail": "failed verification"}
     raise CheckpointError(
-        f"{shown(output)} {said.get(verdict, 'has no verdict of a verification')}",
+        f"{shown(found.directory)} {said.get(found.verdict, 'has no verdict of a verification')}",
         "run the surgery again without --no-verify; --unverified pushes it all the same, and the "
         "card says so",
     )
 
 
-def _check_licence(words: str | None, *, permitted: bool) -> None:
+def _allowed_licence(found: Output, *, permitted: bool) -> dict[str, str | None]:
+    """The card's licence. Raises UsageError where it forbids what we are about to do."""
+    from normsurgery.hub.licence import licence_of
+
+    licence = licence_of(found.card)
+    words = licence.against_derivatives()
     if words is not None and not permitted:
         raise UsageError(
             f"the card's licence ({shown(words)}) forbids passing on a changed work",
             "ask the owner; --i-have-permission pushes once you have been allowed to",
         )
+    return licence.to_dict()
 
 
-def _with_warning(card: str, verdict: str) -> str:
-    """The card with a warning between its front matter and everything else."""
-    body = split(card)[1]
-    head = card[: len(card) - len(body)]
-    return f"{head}\n{_UNVERIFIED.format(verdict=verdict)}\n{body.lstrip()}"
+def _card(found: Output) -> bytes:
+    """The card to upload: where nothing passed, with a warning under its front matter."""
+    card = found.card
+    if found.verdict != "pass":
+        body = split(card)[1]
+        head = card[: len(card) - len(body)]
+        card = f"{head}\n{_UNVERIFIED.format(verdict=found.verdict)}\n{body.lstrip()}"
+    return card.encode("utf-8", "surrogateescape")

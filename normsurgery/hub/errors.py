@@ -56,15 +56,9 @@ def offline(repository: str) -> HubError:
 
 
 def _answer(raised: BaseException) -> BaseException:
-    """The error behind the ones that huggingface_hub wraps it in ("Error while uploading …")."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    known = (HfHubHTTPError, OSError)
-    at: BaseException | None = raised
-    while at is not None:
-        if isinstance(at, known) or _is_transport(at):
-            return at
-        at = at.__cause__
+    """The error behind huggingface_hub's own "Error while uploading …"."""
+    while type(raised) is RuntimeError and raised.__cause__ is not None:
+        raised = raised.__cause__
     return raised
 
 

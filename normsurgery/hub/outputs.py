@@ -80,7 +80,7 @@ def read_output(directory: str | Path) -> Output:
     listed = papers["files"]["result"]
     present, left = _present(where)
     known = {PAPERS, CARD, *listed}
-    left |= {name: "not of the output" for name in present if name not in known}
+    left = {name: "not of the output" for name in present if name not in known} | left
     missing = [name for name in (*listed, CARD) if name not in present and name not in left]
     missing = [name for name in missing if _stray(name) is None]
     if missing:

@@ -27,6 +27,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "heal": documents.heal_document,
     "verify": documents.verify_document,
     "run": documents.convert_document,
+    "push": documents.push_document,
 }
 NEEDED = {
     "inspect": [MODEL],
@@ -39,6 +40,7 @@ NEEDED = {
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
+    "push": [MODEL, "user/pythia-rms"],
 }
 OPTIONS = [
     ("inspect", "--health", "health", True),
@@ -163,6 +165,13 @@ OPTIONS = [
     ("verify", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
+    ("push", "--public", "private", False),
+    ("push", "--create-pr", "create_pr", True),
+    ("push", "--revision=v2", "revision", "v2"),
+    ("push", "--message=Second", "message", "Second"),
+    ("push", "--unverified", "unverified", True),
+    ("push", "--i-have-permission", "i_have_permission", True),
+    ("push", "--dry-run", "dry_run", True),
 ]
 
 

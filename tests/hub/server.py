@@ -19,13 +19,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 Answer = tuple[int, dict[str, str], bytes]
 TOKEN, OWNER = "hf_loopback", "user"
-_REGULAR = (".json", ".md", ".py", ".txt", ".jinja")  # the rest is LFS
+_REGULAR = (".json", ".md", ".py", ".txt", ".png")  # the rest is LFS
 
 
 def answer(status: int, document: Any = None, **headers: str) -> Answer:
     """A JSON answer; `X_Error_Code="…"` is a header."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return status, {"Content-Type": "application/json", **named}, json.dumps(document or {}).encode()
+    return (
+        status,
+        {"Content-Type": "application/json", **named},
+        json.dumps(document or {}).encode(),
+    )
 
 
 def refused(status: int, message: str = "", **headers: str) -> Answer:
@@ -124,10 +128,18 @@ class Hub:
             return refused(403, f"You don't have the rights to create a model under {owner}")
         if name in self.repositories:
             return refused(409, "You already created this model repo")
-        self.make(name, private=wanted.get("visibility") == "private" or bool(wanted.get("private")))
+        self.make(
+            name, private=wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        )
         return answer(200, {"url": f"{self.url}/{name}", "name": name})
 
     def _info(self, name: str, found: Repository, rest: list[str]) -> Answer:
+        if rest[:1] == ["refs"]:
+            branches = [
+                {"name": key, "ref": f"refs/heads/{key}", "targetCommit": sha}
+                for key, sha in found.refs.items()
+            ]
+            return answer(200, {"branches": branches, "tags": [], "converts": []})
         ref = rest[1] if len(rest) > 1 else "main"
         sha = found.refs.get(ref, ref)
         if sha not in found.commits:
@@ -140,9 +152,7 @@ class Hub:
             ]
             return answer(200, listed)
         siblings = [{"rfilename": path} for path in files]
-        return answer(
-            200, {"id": name, "sha": sha, "private": found.private, "siblings": siblings}
-        )
+        return answer(200, {"id": name, "sha": sha, "private": found.private, "siblings": siblings})
 
     def _write(
         self, name: str, found: Repository, rest: list[str], query: Any, body: bytes

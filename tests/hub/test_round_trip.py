@@ -1,0 +1,44 @@
+"""From the Hub and back: a Hub id in, a surgery, a push, and the same bytes pulled again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import normsurgery
+from normsurgery.checkpoint import open_checkpoint
+from normsurgery.cli import main
+from tests.conftest import Tiny
+from tests.hub.conftest import files_of
+from tests.hub.server import Hub
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+
+def test_convert_from_the_hub_push_and_pull(
+    hub: Hub, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = b"---\nlicense: mit\n---\n# The source's card\n"
+    source = hub.make("user/model", **files_of(tiny("gpt2")), **{"README.md": card})
+    out = tmp_path / "out"
+    done = normsurgery.convert("user/model", out).to_dict()
+    assert done["source"]["model"] == "user/model"
+    assert done["source"]["revision"] == source.refs["main"]
+
+    assert main(["push", str(out), "user/model-rms", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["licence"]["id"] == "mit" and document["left"] == []
+
+    pulled = open_checkpoint("user/model-rms")
+    assert pulled.revision == document["commit"]
+    hashes = json.loads((out / "surgery.json").read_text())["files"]["result"]
+    there = files_of(pulled.directory)
+    assert there == files_of(out)
+    for name, sha256 in hashes.items():
+        if name != "README.md":
+            assert hashlib.sha256(there[name]).hexdigest() == sha256
+    assert b"base_model:\n- user/model" in there["README.md"]
+    assert b"# The source's card" in there["README.md"]
