@@ -7,10 +7,9 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from huggingface_hub import close_session, constants
+from huggingface_hub import constants
 
 from tests.hub.server import TOKEN, Hub, serving
 
@@ -41,9 +40,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        close_session()
         yield known
-        close_session()
 
 
 @pytest.fixture
@@ -60,9 +57,14 @@ def output(tmp_path: Path) -> Path:
     return write_output(tmp_path / "out")
 
 
-def write_output(where: Path, verdict: str | None = "pass", card: str = CARD, **more: Any) -> Path:
+def write_output(
+    where: Path,
+    verdict: str | None = "pass",
+    card: str = CARD,
+    more: dict[str, bytes] | None = None,
+) -> Path:
     """Files with their hashes in surgery.json, and a card."""
-    files = {**FILES, **more}
+    files = {**FILES, **(more or {})}
     for name, data in files.items():
         (where / name).parent.mkdir(parents=True, exist_ok=True)
         (where / name).write_bytes(data)

@@ -75,9 +75,11 @@ class Hub:
     faults: dict[str, list[Answer]] = field(default_factory=dict)
     multipart_over: int | None = None
 
-    def make(self, name: str, *, private: bool = True, **files: bytes) -> Repository:
+    def make(
+        self, name: str, files: dict[str, bytes] | None = None, *, private: bool = True
+    ) -> Repository:
         made = self.repositories[name] = Repository(private)
-        made.commit("main", {".gitattributes": b"", **files})
+        made.commit("main", {".gitattributes": b"", **(files or {})})
         return made
 
     def asked(self, start: str) -> int:

@@ -74,11 +74,10 @@ def test_a_second_push_sends_nothing_and_says_so(hub: Hub, output: Path) -> None
 
 
 def test_a_push_that_broke_goes_on_with_what_has_not_arrived(
-    hub: Hub, output: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        sending, "_LARGE", 5000
-    )  # the picture goes first, the weights by themselves
+    monkeypatch.setattr(sending, "_LARGE", 5000)  # so that the weights travel last
+    output = write_output(tmp_path / "out", more={"sound.wav": b"RIFF" * 100})
     weights = hashlib.sha256(WEIGHTS).hexdigest()
     hub.faults[f"PUT /store/{weights}"] = [refused(400, "cut")]
     with pytest.raises(HubError, match="answered 400"):
@@ -99,7 +98,7 @@ def test_large_files_go_in_parts(hub: Hub, output: Path) -> None:
 
 def test_weights_of_an_earlier_upload_do_not_stay_beside_ours(hub: Hub, output: Path) -> None:
     old = {"model-00001-of-00001.safetensors": b"x", "model.safetensors.index.json": b"{}"}
-    hub.make("user/model", **old, **{"model.gguf": b"g", "notes.txt": b"n"})
+    hub.make("user/model", {**old, "model.gguf": b"g", "notes.txt": b"n"})
     document = push(output, "user/model").to_dict()
     assert set(hub.repositories["user/model"].files()) == {
         *PUSHED, ".gitattributes", "model.gguf", "notes.txt",
@@ -121,7 +120,7 @@ def test_stray_files_stay_and_are_named_even_where_the_source_had_them(
     hub: Hub, tmp_path: Path
 ) -> None:
     carried = {"training_args.bin": b"source's own", ".hidden": b"too"}
-    out = write_output(tmp_path / "out", **carried)
+    out = write_output(tmp_path / "out", more=carried)
     (out / "sub").mkdir()
     (out / ".cache" / "deep").mkdir(parents=True)
     (out / ".cache" / "deep" / "file").write_bytes(b"cache")
@@ -226,7 +225,7 @@ def test_a_private_repository_stays_private(hub: Hub, output: Path) -> None:
 
 
 def test_a_gitignore_that_keeps_weights_out_is_no_success(hub: Hub, output: Path) -> None:
-    hub.make("user/model", **{".gitignore": b"model.safetensors\n"})
+    hub.make("user/model", {".gitignore": b"model.safetensors\n"})
     with pytest.raises(HubError, match=r"gitignore of user/model keeps model\.safetensors out"):
         push(output, "user/model")
     assert "config.json" not in hub.repositories["user/model"].files()

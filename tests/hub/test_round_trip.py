@@ -22,7 +22,7 @@ def test_convert_from_the_hub_push_and_pull(
     hub: Hub, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = b"---\nlicense: mit\n---\n# The source's card\n"
-    source = hub.make("user/model", **files_of(tiny("gpt2")), **{"README.md": card})
+    source = hub.make("user/model", {**files_of(tiny("gpt2")), "README.md": card})
     out = tmp_path / "out"
     done = normsurgery.convert("user/model", out).to_dict()
     assert done["source"]["model"] == "user/model"
