@@ -5,6 +5,9 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import resumable
+
+GOES_ON = "the same command goes on: what has arrived is not sent twice"
 
 
 def push(
@@ -32,7 +35,7 @@ def push(
       normsurgery push ./gpt2-rms my-name/gpt2-rms --public --revision v2
       normsurgery push ./gpt2-rms their/model --public --create-pr
     """
-    with working() as progress:
+    with working() as progress, resumable(GOES_ON):
         result = normsurgery.push(
             output,
             repository,

@@ -10,6 +10,7 @@ from normsurgery.errors import CheckpointError, HubError, ResourceError, Surgery
 from normsurgery.hub.retry import DOUBTFUL, TRIES, asked_wait, status_of
 
 _AGAIN = "run the same command again: what has arrived is not sent twice"
+_XET = "a server that has no Xet storage needs HF_HUB_DISABLE_XET=1"
 _LOG_IN = "`hf auth login`, or set HF_TOKEN to a token with the right to write"
 
 
@@ -41,7 +42,7 @@ def _explained(raised: Exception, repository: str) -> SurgeryError | None:
     if _is_transport(error):
         return HubError(
             f"the Hub could not be reached for {repository}",
-            f"check the connection and HF_ENDPOINT, then {_AGAIN}",
+            f"check the connection and HF_ENDPOINT ({_XET}), then {_AGAIN}",
         )
     if isinstance(error, OSError):
         return ResourceError(f"{repository}: {error.strerror or error}", "check the disk")

@@ -289,6 +289,7 @@ def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("command", "hint"), [
     ("prune", "the same command"), ("heal", "--resume"), ("remove_ln", "--resume"),
+    ("push", "the same command goes on"),
 ])  # fmt: skip
 def test_an_interrupted_run_that_can_go_on_says_how(monkeypatch, capsys, command, hint):
     def interrupted(*given, **options):

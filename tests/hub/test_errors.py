@@ -130,8 +130,9 @@ def test_offline(hub: Hub, output: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_nobody_listens(hub: Hub, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(HubError, match="could not be reached"):
+    with pytest.raises(HubError, match="could not be reached") as refusal:
         push(output, "user/model")
+    assert "HF_ENDPOINT" in refusal.value.hint and "HF_HUB_DISABLE_XET=1" in refusal.value.hint
 
 
 def test_an_answer_that_is_no_hub_s(hub: Hub, output: Path) -> None:

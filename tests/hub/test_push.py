@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from normsurgery import CheckpointError, HubError, UsageError, push
 from normsurgery.hub import send as sending
+from normsurgery.report.progress import Silent, Unit
 from tests.hub.conftest import FILES, WEIGHTS, files_of, write_output
 from tests.hub.server import Hub, answer, refused
 
@@ -87,6 +90,22 @@ def test_a_push_that_broke_goes_on_with_what_has_not_arrived(
     push(output, "user/model")
     assert hub.uploads[1:] == [weights]
     assert hub.repositories["user/model"].files()["model.safetensors"] == WEIGHTS
+
+
+def test_progress_counts_every_byte_twice_once_read_and_once_sent(hub: Hub, output: Path) -> None:
+    seen: dict[str, list[int | None]] = {}
+
+    class Counting(Silent):
+        def task(self, description: str, total: int | None, unit: Unit) -> Any:
+            seen[description] = [total]
+            return nullcontext(lambda n, note="": seen[description].append(n))
+
+    push(output, "user/model", progress=Counting())
+    sizes = {name: len(data) for name, data in files_of(output).items()}
+    sent = seen["upload"]
+    assert sent[0] == sum(sizes.values()) == sum(n or 0 for n in sent[1:])
+    assert seen["check"][0] == sum(len(data) for data in FILES.values())
+    assert sum(n or 0 for n in seen["check"][1:]) == seen["check"][0]
 
 
 def test_large_files_go_in_parts(hub: Hub, output: Path) -> None:
