@@ -92,7 +92,10 @@ def test_a_push_that_broke_goes_on_with_what_has_not_arrived(
     assert hub.repositories["user/model"].files()["model.safetensors"] == WEIGHTS
 
 
-def test_progress_counts_every_byte_twice_once_read_and_once_sent(hub: Hub, output: Path) -> None:
+def test_progress_counts_every_byte_twice_once_read_and_once_sent(
+    hub: Hub, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "_LARGE", 5000)
     seen: dict[str, list[int | None]] = {}
 
     class Counting(Silent):

@@ -11,9 +11,10 @@ import pytest
 import normsurgery
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.cli import main
+from tests.cli.invoke import command
 from tests.conftest import Tiny
-from tests.hub.conftest import files_of
-from tests.hub.server import Hub
+from tests.hub.conftest import WEIGHTS, files_of
+from tests.hub.server import TOKEN, Hub
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
@@ -42,3 +43,16 @@ def test_convert_from_the_hub_push_and_pull(
             assert hashlib.sha256(there[name]).hexdigest() == sha256
     assert b"base_model:\n- user/model" in there["README.md"]
     assert b"# The source's card" in there["README.md"]
+
+
+def test_a_person_s_process_with_nothing_but_environment_variables(
+    hub: Hub, output: Path, tmp_path: Path
+) -> None:
+    done = command(
+        "push", str(output), "user/model",
+        HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="0", HF_HUB_DISABLE_XET="1",
+        HF_HOME=str(tmp_path / "hf"), NO_PROXY="127.0.0.1",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].strip() == f"{hub.url}/user/model"
+    assert hub.repositories["user/model"].files()["model.safetensors"] == WEIGHTS
