@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,11 @@ def push(
     _check_verdict(found, unverified=unverified)
     licence = _allowed_licence(found, permitted=i_have_permission)
     check_unchanged(found, shower)
-    card = _card(found)
     said = message or f"Upload the result of normsurgery {found.papers.get('command', '')}".strip()
     to = Destination(repository, revision, private, create_pr, said)
-    sent = None if dry_run else send(found, card, to, shower)
+    sent = None if dry_run else send(found, partial(_card, found, to.revision), to, shower)
+    where = _where(sent, to)
+    card = _card(found, to.revision, where["repository"])
     document = {
         "command": "push",
         "version": VERSION,
@@ -76,7 +78,7 @@ def push(
         "licence": licence,
         "message": said,
         "dry_run": dry_run,
-        **_where(sent, to),
+        **where,
         **_what(found, card),
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -150,9 +152,15 @@ def _allowed_licence(found: Output, *, permitted: bool) -> dict[str, str | None]
     return licence.to_dict()
 
 
-def _card(found: Output) -> bytes:
-    """The card to upload: where nothing passed, with a warning under its front matter."""
-    card = found.card
+def _card(found: Output, revision: str | None, repository: str) -> bytes:
+    """The card to upload.
+
+    The lines that load it name the repository, unless they would load another branch than the one
+    it lies on. Where verification did not pass, a warning stands under the front matter.
+    """
+    from normsurgery.report.card import at_home
+
+    card = at_home(found.card, repository) if revision in (None, "main") else found.card
     if found.verdict != "pass":
         body = split(card)[1]
         head = card[: len(card) - len(body)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +60,11 @@ class _Repository:
     files: tuple[str, ...] = ()
 
 
-def send(output: Output, card: bytes, to: Destination, progress: Progress) -> Sent:
+def send(output: Output, card: Callable[[str], bytes], to: Destination, progress: Progress) -> Sent:
     """Upload an output as one commit, so that no half of a model is ever on a branch.
 
-    card: the README.md to upload. A file that has arrived is not sent again by a second call.
+    card: the README.md to upload, given the repository's id. A file that has arrived is not sent
+    again by a second call.
     Raises HubError with the reason, UsageError where a private upload would land in a public
     repository, CheckpointError where a file changed meanwhile.
     """
@@ -73,7 +74,7 @@ def send(output: Output, card: bytes, to: Destination, progress: Progress) -> Se
     with push_errors(to.repository):
         there = _repository(api, to)
         there = _branch(api, there, to)
-        adding = _additions(output, card)
+        adding = _additions(output, card(there.name))
         _upload(api, there.name, adding, to, progress)
         _check_sent(output, adding)
         removed = [n for n in there.files if _WEIGHTS.fullmatch(n) and n not in output.names]

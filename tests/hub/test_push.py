@@ -302,3 +302,13 @@ def test_a_card_that_the_hub_refuses(hub: Hub, output: Path) -> None:
     hub.faults["POST /api/validate-yaml"] = [answer(400, errors)]
     with pytest.raises(CheckpointError, match='"license" must be one of'):
         push(output, "user/model")
+
+
+def test_the_card_loads_from_where_it_lies(hub: Hub, tmp_path: Path) -> None:
+    code = "# A\n```python\nAutoModel.from_pretrained('path/to/this/checkpoint')\n```\n"
+    out = write_output(tmp_path / "out", card=code)
+    push(out, "model")
+    push(out, "model", revision="v2")
+    made = hub.repositories["user/model"]
+    assert b"from_pretrained('user/model')" in made.files()["README.md"]
+    assert made.files("v2")["README.md"].decode() == code  # there main would be loaded
