@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import normsurgery
 from normsurgery.cli import options as o
+from normsurgery.cli import push_options as p
 from normsurgery.cli.console import show, working
 from normsurgery.cli.interrupt import resumable
 
@@ -11,15 +12,15 @@ GOES_ON = "the same command goes on: what has arrived is not sent twice"
 
 
 def push(
-    output: o.PushedOutput,
-    repository: o.Repository,
-    private: o.Private = True,
-    create_pr: o.CreatePr = False,
-    revision: o.Revision = None,
-    message: o.Message = None,
-    unverified: o.Unverified = False,
-    i_have_permission: o.IHavePermission = False,
-    dry_run: o.PushDryRun = False,
+    output: p.Output,
+    repository: p.Repository,
+    private: p.Private = True,
+    create_pr: p.CreatePr = False,
+    revision: p.Revision = None,
+    message: p.Message = None,
+    unverified: p.Unverified = False,
+    i_have_permission: p.IHavePermission = False,
+    dry_run: p.DryRun = False,
     json: o.Json = False,
     traceback: o.Traceback = False,
 ) -> None:
