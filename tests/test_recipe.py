@@ -321,5 +321,5 @@ def test_papers_choose_neither_code_to_run_nor_where_to_write(tmp_path, key):
 @pytest.mark.parametrize("text", ["{", '{"recipe": []}', "[]"])
 def test_papers_that_hold_no_recipe_are_refused(tmp_path, text):
     (tmp_path / "surgery.json").write_text(text)
-    with pytest.raises(UsageError, match="not JSON|no recipe|no keys"):
+    with pytest.raises(UsageError, match=r"not JSON|no recipe|no keys"):
         read_recipe(tmp_path / "surgery.json")
