@@ -193,7 +193,12 @@ def test_vit_native(tmp_path: Path) -> None:
 def test_prune_and_heal_in_one_run(llama: Path, tmp_path: Path) -> None:
     second = ["tokens=1500", "max_length=64", "steps=2", "batch_size=2"]
     document = ran(
-        "prune-and-heal", llama, tmp_path / "out", *SMALL, *(f"steps.1.{one}" for one in second)
+        "prune-and-heal",
+        llama,
+        tmp_path / "out",
+        *SMALL,
+        "steps.0.method=angular",
+        *(f"steps.1.{one}" for one in second),
     )
     assert [one["contract"] for one in document["steps"]] == ["fitted", "trained"]
     assert (document["blocks"]["before"], document["blocks"]["after"]) == (6, 5)
