@@ -10,7 +10,8 @@ import pytest
 
 import normsurgery
 from normsurgery import UsageError
-from normsurgery.recipe import read_recipe, run
+from normsurgery.api.run import run
+from normsurgery.recipe import read_recipe
 from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY
 from tests.cli.invoke import Fake, script
 from tests.report import documents
@@ -110,7 +111,7 @@ def test_every_key_reaches_the_surgery(write, monkeypatch, surgery):
     assert set(given) == set(inspect.signature(itself).parameters) - {"model", "output"}
     assert (given["data"], given["seed"], given["dry_run"]) == ("t.txt", 5, True)
     assert (given["keep_failed"], given["verify"]) == (True, True)
-    assert {key: given[key] for key in SURGERIES[surgery].keys} == recipe.step
+    assert {key: given[key] for key in SURGERIES[surgery].keys} == recipe.steps[0].options
 
 
 def function_of(surgery):
@@ -200,7 +201,7 @@ def test_overrides_replace_values_before_anything_is_checked(write):
         ["source=./dir=x", "output=o", "steps.0.fold_affine=true", "verify.data=t.txt", "seed=3"],
     )
     assert (recipe.source, recipe.output) == ("./dir=x", "o")
-    assert recipe.step == {"fold_affine": True}
+    assert recipe.steps[0].options == {"fold_affine": True}
     assert recipe.settings == {"seed": 3, "verify": True, "data": "t.txt"}
 
 
@@ -231,7 +232,7 @@ def test_verification_can_be_switched_off(write):
         (PRUNE + "verify: 1e-3\n", "verify is 0.001", "true or false or keys"),
         ("steps: [{surgery: convert}]\noutput: o\n", "source is missing", "--set source="),
         ("source: a\nsteps: [{surgery: convert}]\n", "output is missing", "--set output="),
-        ("source: a\nsteps: []\noutput: o\n", "0 steps", "one"),
+        ("source: a\nsteps: []\noutput: o\n", "0 steps", "surgery"),
         ("source: a\nsteps: [1]\noutput: o\n", "names no surgery", "surgery: convert"),
         ("source: a\nsteps: [{to: rmsnorm}]\noutput: o\n", "names no surgery", "convert"),
         ("source: [a]\nsteps: [{surgery: convert}]\noutput: o\n", "source is ['a']", "text"),
@@ -261,7 +262,8 @@ def test_an_absent_recipe_is_refused(tmp_path):
 def test_a_number_may_be_written_with_an_exponent(write):
     text = MINIMAL.replace("convert", "heal, teacher: t, lr: 1e-4, ce: 2.5E-1")
     recipe = read_recipe(write(text), ["steps.0.kl=3e+0", "output=1e-4x"])
-    assert (recipe.step["lr"], recipe.step["ce"], recipe.step["kl"]) == (1e-4, 0.25, 3.0)
+    options = recipe.steps[0].options
+    assert (options["lr"], options["ce"], options["kl"]) == (1e-4, 0.25, 3.0)
     assert recipe.output == "1e-4x"
 
 
@@ -271,3 +273,53 @@ def test_every_model_that_a_run_opens_is_named(write):
     assert healing.models == ("gpt2", "whole")
     removing = read_recipe(write(MINIMAL.replace("convert", "remove_ln, teacher: control")))
     assert removing.models == ("gpt2",)  # here the teacher is a role
+
+
+TWO = "source: a\nsteps: [{surgery: prune, drop: 1}, {surgery: heal}]\noutput: out\n"
+
+
+def test_a_later_heal_is_held_to_the_source_of_the_recipe(write):
+    recipe = read_recipe(write(TWO))
+    assert recipe.models == ("a",) and "teacher" not in recipe.steps[1].options
+    assert [step.surgery for step in recipe.steps] == ["prune", "heal"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TWO.replace("heal}", "heal, resume: true}"), "steps.1: resume is for a recipe of one"),
+        (TWO.replace("heal}", "remove_ln}"), "steps.1: remove_ln writes nothing"),
+        (TWO.replace("heal}", "heal, lrr: 1}"), "steps.1: unknown key 'lrr'"),
+        (TWO.replace("heal}", "hela}"), "steps.1: unknown surgery 'hela'"),
+        (TWO + "verify: {data: x}\n", "data is not for prune"),
+    ],
+)
+def test_what_several_steps_cannot_be_is_refused(write, text, message):
+    with pytest.raises(UsageError) as caught:
+        read_recipe(write(text))
+    assert message in caught.value.message
+
+
+def test_text_to_verify_on_goes_to_the_steps_that_have_none_of_their_own(write):
+    text = TWO.replace("{surgery: heal}", "{surgery: convert}") + "verify: {data: t.txt}\n"
+    recipe = read_recipe(write(text))
+    pruned, converted = (step.settings(recipe.settings) for step in recipe.steps)
+    assert "data" not in pruned and converted["data"] == "t.txt"
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "allow_pickle", "overwrite", "output"])
+def test_papers_choose_neither_code_to_run_nor_where_to_write(tmp_path, key):
+    papers = tmp_path / "surgery.json"
+    recipe = {"source": "a", "steps": [{"surgery": "convert"}]}
+    papers.write_text(json.dumps({"command": "convert", "recipe": recipe}))
+    assert read_recipe(papers, ["output=o"]).source == "a"
+    papers.write_text(json.dumps({"recipe": {**recipe, key: True}}))
+    with pytest.raises(UsageError, match=f"'{key}' does not stand in the recipe of a result"):
+        read_recipe(papers, ["output=o"])
+
+
+@pytest.mark.parametrize("text", ["{", '{"recipe": []}', "[]"])
+def test_papers_that_hold_no_recipe_are_refused(tmp_path, text):
+    (tmp_path / "surgery.json").write_text(text)
+    with pytest.raises(UsageError, match=r"not JSON|no recipe|no keys"):
+        read_recipe(tmp_path / "surgery.json")

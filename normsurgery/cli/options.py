@@ -31,7 +31,9 @@ Reference = Annotated[
 Candidate = Annotated[
     str, typer.Argument(metavar="CANDIDATE", help="What was made of it: a directory or a Hub id.")
 ]
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run.")]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run, or a surgery.json.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
