@@ -8,6 +8,7 @@ import typer
 
 from normsurgery.cli.arrange import arrange
 from normsurgery.cli.convert import convert
+from normsurgery.cli.doctor import doctor
 from normsurgery.cli.fold import fold
 from normsurgery.cli.fold_bn import fold_bn
 from normsurgery.cli.heal import heal
@@ -33,6 +34,7 @@ app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
 app.command()(run)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:
