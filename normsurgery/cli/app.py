@@ -22,6 +22,7 @@ from normsurgery.cli.version import versions
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    suggest_commands=False,  # cli/usage.py does
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
@@ -48,7 +49,7 @@ def normsurgery(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print versions."),
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print versions."),
     ] = False,
 ) -> None:
     """Rewrite a Hugging Face checkpoint, and prove what the rewrite did.

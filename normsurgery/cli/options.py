@@ -59,6 +59,8 @@ Untie = Annotated[bool, typer.Option("--untie", help="Give a tied head a table o
 What = Annotated[
     str,
     typer.Option(
+        "--what",
+        "-w",
         metavar="FOLDS",
         help="One or more, with commas: norm, layerscale, image-norm, value-bias, key-bias, "
         "query-scale, mup, weight-norm, rotate; or recalibrate.",
@@ -67,6 +69,8 @@ What = Annotated[
 FoldData = Annotated[
     Path | None,
     typer.Option(
+        "--data",
+        "-d",
         metavar="PATH",
         help="Text to verify on; for recalibrate: images, .wav, .npy or .npz. "
         "[default: a public-domain sample]",
@@ -180,6 +184,8 @@ Device = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
+        "--data",
+        "-d",
         metavar="FILE",
         help="Text to verify on; images, .wav or .npz (a file or a folder) where the model reads "
         "these. [default: a public-domain text, or random inputs]",
@@ -202,6 +208,7 @@ TextData = Annotated[
     str | None,
     typer.Option(
         "--data",
+        "-d",
         metavar="TEXT",
         help="Text to read: a .txt, .jsonl, .parquet or .csv file, or a data set of the Hub. "
         "[default: a public-domain sample]",
@@ -291,16 +298,16 @@ Health = Annotated[
     bool, typer.Option("--health", help="Read every weight: count NaN, Inf and all-zero tensors.")
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace OUT once the new one is complete.")
+    bool, typer.Option("--overwrite", "-f", help="Replace OUT once the new one is complete.")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the plan, write nothing."),
+    typer.Option("--dry-run", "-n", help="Print the plan, write nothing."),
 ]
 Seed = Annotated[int, typer.Option(help="For everything drawn at random.")]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON document and no report."),
+    typer.Option("--json", "-j", help="Print one JSON document and no report."),
 ]
 Traceback = Annotated[
     bool,

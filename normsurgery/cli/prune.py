@@ -9,6 +9,7 @@ from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
 from normsurgery.cli.interrupt import resumable
 from normsurgery.cli.trust import announce_code
+from normsurgery.report.next_steps import Asked
 
 GOES_ON = "the same command goes on after the last block that was measured"
 
@@ -91,4 +92,5 @@ def prune(
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-        show(result.to_dict(), as_json=json)
+        asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        show(result.to_dict(), as_json=json, asked=asked)
