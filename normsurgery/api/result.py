@@ -15,3 +15,9 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document."""
         return self.document
+
+    def _repr_html_(self) -> str:
+        """The report, where a notebook shows the result."""
+        from normsurgery.report.html import html_report
+
+        return html_report(self.to_dict())
