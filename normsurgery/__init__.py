@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from normsurgery.api.prune import prune as prune
     from normsurgery.api.remove_ln import RemoveLnResult as RemoveLnResult
     from normsurgery.api.remove_ln import remove_ln as remove_ln
+    from normsurgery.api.run import RunResult as RunResult
+    from normsurgery.api.run import run as run
     from normsurgery.api.verify import VerifyResult as VerifyResult
     from normsurgery.api.verify import verify as verify
     from normsurgery.errors import CheckpointError as CheckpointError
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from normsurgery.errors import UnsupportedModelError as UnsupportedModelError
     from normsurgery.errors import UsageError as UsageError
     from normsurgery.errors import VerificationError as VerificationError
-    from normsurgery.recipe import RunResult as RunResult
-    from normsurgery.recipe import run as run
 
 __version__ = VERSION
 
@@ -59,7 +59,7 @@ _HOME_OF = {
     "PruneResult": "api.prune",
     "RemoveLnResult": "api.remove_ln",
     "ResourceError": "errors",
-    "RunResult": "recipe",
+    "RunResult": "api.run",
     "SurgeryError": "errors",
     "UnsupportedModelError": "errors",
     "UsageError": "errors",
@@ -74,7 +74,7 @@ _HOME_OF = {
     "inspect": "api.inspect",
     "prune": "api.prune",
     "remove_ln": "api.remove_ln",
-    "run": "recipe",
+    "run": "api.run",
     "verify": "api.verify",
 }
 

@@ -6,18 +6,15 @@ The schema is small and closed: an unknown key is refused with the nearest one t
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from normsurgery.errors import UsageError
+from normsurgery.recipe_file import override, read_values
 from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY, Keys, Types
-
-if TYPE_CHECKING:
-    from normsurgery.report.progress import Progress
 
 _WORDS: dict[Types, str] = {
     (str,): "text",
@@ -29,25 +26,44 @@ _WORDS: dict[Types, str] = {
     (str, list): "text or a list",
     (bool, dict): "true or false or keys",
 }
+_OUTSIDE = ("source", "steps", "output")
+
+
+@dataclass(frozen=True)
+class RecipeStep:
+    """One surgery with the options that the recipe gives it."""
+
+    surgery: str
+    options: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a recipe."""
+        return {"surgery": self.surgery, **self.options}
+
+    def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Of the run's settings those that this surgery takes: its own text wins."""
+        own = "data" in SURGERIES[self.surgery].keys
+        return {key: value for key, value in settings.items() if not (own and key == "data")}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that has been checked. step: the surgery's options; settings: those of the run."""
+    """A recipe that has been checked. settings: of the run, for every step."""
 
     source: str
     output: str
-    surgery: str
-    step: Mapping[str, Any]
+    steps: tuple[RecipeStep, ...]
     settings: Mapping[str, Any]
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Every model that the run opens."""
-        teacher = self.step.get("teacher")  # of remove_ln it is a role, not a model
-        if teacher is None or "teacher" in SURGERIES[self.surgery].choices:
-            return (self.source,)
-        return (self.source, teacher)
+        """Every model that the run opens; what a step makes for the next one is not among them."""
+        found = [self.source]
+        for step in self.steps:
+            teacher = step.options.get("teacher")  # of remove_ln it is a role, not a model
+            if teacher is not None and "teacher" not in SURGERIES[step.surgery].choices:
+                found.append(teacher)
+        return tuple(dict.fromkeys(found))
 
     @property
     def trusts_code(self) -> bool:
@@ -58,148 +74,75 @@ class Recipe:
         return bool(self.settings.get("allow_pickle", False))
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved recipe, as a document shows it."""
-        step = {"surgery": self.surgery, **self.step}
-        return {"source": self.source, "steps": [step], "output": self.output, **self.settings}
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a recipe did: its surgery's document with the resolved recipe in it."""
-
-    recipe: Recipe
-    document: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The `--json` document."""
-        return {**self.document, "command": "run", "recipe": self.recipe.to_dict()}
-
-
-def run(
-    recipe: str | Path,
-    *,
-    overrides: Sequence[str] = (),
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> RunResult:
-    """Run a recipe file.
-
-    overrides: `KEY=VALUE`, KEY with dots into lists and mappings (`steps.0.target=graft`), VALUE
-    read as YAML. Paths are relative to the working directory.
-    Raises UsageError for anything wrong with the recipe, else what the surgery raises.
-    """
-    checked = read_recipe(Path(recipe), overrides)
-    import normsurgery
-
-    surgery: Callable[..., Any] = getattr(normsurgery, checked.surgery)
-    result = surgery(
-        checked.source,
-        checked.output,
-        **checked.step,
-        **checked.settings,
-        dry_run=dry_run,
-        progress=progress,
-    )
-    return RunResult(checked, result.to_dict())
+        """The recipe, as a document shows it."""
+        steps = [step.to_dict() for step in self.steps]
+        return {"source": self.source, "steps": steps, "output": self.output, **self.settings}
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file, checked, with `overrides` applied first."""
-    values = _parse(path)
-    for override in overrides:
-        _override(values, override)
+    """The recipe in a file, checked, with `overrides` applied first.
+
+    A result's surgery.json is a recipe without an output. Raises UsageError for anything wrong.
+    """
+    values = read_values(path)
+    for change in overrides:
+        override(values, change)
     top = _checked(values, TOP, str(path))
-    for key in ("source", "steps", "output"):
+    for key in _OUTSIDE:
         if key not in top:
             raise UsageError(f"{path}: {key} is missing", f"add `{key}:` or --set {key}=…")
-    surgery, step = _step(top["steps"])
-    settings = {
-        key: value for key, value in top.items() if key not in ("source", "steps", "output")
-    }
-    settings |= _verification(settings.pop("verify", True), surgery)
-    return Recipe(top["source"], top["output"], surgery, step, settings)
+    if not top["steps"]:
+        raise UsageError("0 steps: a recipe takes at least one", "steps: [{surgery: …}]")
+    steps = tuple(_step(step, place) for place, step in enumerate(top["steps"]))
+    _check_together(steps)
+    settings = {key: value for key, value in top.items() if key not in _OUTSIDE}
+    settings |= _verification(settings.pop("verify", True), steps)
+    return Recipe(top["source"], top["output"], steps, settings)
 
 
-def _load(text: str) -> Any:
-    """Plain YAML, in which `1e-3` is a number as in YAML 1.2 (PyYAML reads it as text)."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """With one more way to write a number."""
-
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    return yaml.load(text, Loader)
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = _load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", "the recipe is a YAML file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not YAML: {error}", "mind the indentation") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} has no keys", "it needs source, steps and output")
-    return values
-
-
-def _override(values: Any, override: str) -> None:
-    """Set one value in place, with the keys on the way to it created where they are missing."""
-    import yaml
-
-    key, equals, text = override.partition("=")
-    if not key or not equals:
-        raise UsageError(f"--set {override}: not KEY=VALUE", "such as --set source=./my-model")
-    try:
-        value = _load(text) if text else ""
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set {override}: the value is not YAML", "quote it") from error
-    *path, last = key.split(".")
-    for part in path:
-        if isinstance(values, dict):
-            values = values.setdefault(part, {})
-        else:
-            values = values[_index(values, part, override)]
-    if isinstance(values, dict):
-        values[last] = value
-    else:
-        values[_index(values, last, override)] = value
-
-
-def _index(values: Any, part: str, override: str) -> int:
-    if isinstance(values, list) and part.isdigit() and int(part) < len(values):
-        return int(part)
-    raise UsageError(f"--set {override}: there is no {part} there", "steps count from 0")
-
-
-def _step(steps: list[Any]) -> tuple[str, dict[str, Any]]:
-    if len(steps) != 1:
-        raise UsageError(f"{len(steps)} steps: a recipe takes exactly one for now", "one a recipe")
-    step = steps[0]
+def _step(step: Any, place: int) -> RecipeStep:
+    where = f"steps.{place}"
     if not isinstance(step, dict) or not isinstance(step.get("surgery"), str):
-        raise UsageError("steps.0 names no surgery", f"surgery: {' or '.join(SURGERIES)}")
+        raise UsageError(f"{where} names no surgery", f"surgery: {' or '.join(SURGERIES)}")
     options = dict(step)
     surgery = options.pop("surgery")
     if surgery not in SURGERIES:
-        raise UsageError(f"unknown surgery {surgery!r}", _nearest(surgery, SURGERIES))
+        raise UsageError(f"{where}: unknown surgery {surgery!r}", _nearest(surgery, SURGERIES))
     schema = SURGERIES[surgery]
-    checked = _checked(options, schema.keys, "steps.0", schema.choices)
+    checked = _checked(options, schema.keys, where, schema.choices)
     for key in schema.needed:
-        if key not in checked:
-            raise UsageError(f"steps.0: {key} is missing", f"add `{key}:` or --set steps.0.{key}=…")
-    return surgery, checked
+        if key not in checked and not (place and key == "teacher"):  # a later step's: the source
+            raise UsageError(f"{where}: {key} is missing", f"add `{key}:` or --set {where}.{key}=…")
+    return RecipeStep(surgery, checked)
 
 
-def _verification(given: bool | dict[str, Any], surgery: str) -> dict[str, Any]:
+def _check_together(steps: Sequence[RecipeStep]) -> None:
+    """Raise UsageError for what makes sense in a recipe of one step only."""
+    if len(steps) == 1:
+        return
+    for place, step in enumerate(steps):
+        if step.options.get("resume"):
+            raise UsageError(
+                f"steps.{place}: resume is for a recipe of one step: what several steps make on "
+                "the way is removed when they stop",
+                "split the recipe, one step in each",
+            )
+        chosen = [step.options.get(key) for key in ("finetune", "one_shot")]
+        if step.surgery == "remove_ln" and not any(chosen):
+            raise UsageError(
+                f"steps.{place}: remove_ln writes nothing without finetune or one_shot",
+                "finetune: true",
+            )
+
+
+def _verification(given: bool | dict[str, Any], steps: Sequence[RecipeStep]) -> dict[str, Any]:
     """`verify: false`, `verify: true`, or a mapping of how."""
     if isinstance(given, bool):
         return {"verify": given}
-    if given.get("data") is not None and "data" in SURGERIES[surgery].keys:
+    own = [step.surgery for step in steps if "data" in SURGERIES[step.surgery].keys]
+    if given.get("data") is not None and len(own) == len(steps):
         raise UsageError(
-            f"verify: data is not for {surgery}, which has a text of its own",
+            f"verify: data is not for {own[0]}, which has a text of its own",
             "move it to the step: steps.0.data",
         )
     return {"verify": True, **_checked(given, VERIFY, "verify")}
@@ -224,5 +167,6 @@ def _checked(
 
 
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    """The one name that is meant, if that can be told, else all of them."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"

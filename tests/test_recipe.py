@@ -10,7 +10,8 @@ import pytest
 
 import normsurgery
 from normsurgery import UsageError
-from normsurgery.recipe import read_recipe, run
+from normsurgery.api.run import run
+from normsurgery.recipe import read_recipe
 from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY
 from tests.cli.invoke import Fake, script
 from tests.report import documents
@@ -110,7 +111,7 @@ def test_every_key_reaches_the_surgery(write, monkeypatch, surgery):
     assert set(given) == set(inspect.signature(itself).parameters) - {"model", "output"}
     assert (given["data"], given["seed"], given["dry_run"]) == ("t.txt", 5, True)
     assert (given["keep_failed"], given["verify"]) == (True, True)
-    assert {key: given[key] for key in SURGERIES[surgery].keys} == recipe.step
+    assert {key: given[key] for key in SURGERIES[surgery].keys} == recipe.steps[0].options
 
 
 def function_of(surgery):
@@ -200,7 +201,7 @@ def test_overrides_replace_values_before_anything_is_checked(write):
         ["source=./dir=x", "output=o", "steps.0.fold_affine=true", "verify.data=t.txt", "seed=3"],
     )
     assert (recipe.source, recipe.output) == ("./dir=x", "o")
-    assert recipe.step == {"fold_affine": True}
+    assert recipe.steps[0].options == {"fold_affine": True}
     assert recipe.settings == {"seed": 3, "verify": True, "data": "t.txt"}
 
 
@@ -231,7 +232,7 @@ def test_verification_can_be_switched_off(write):
         (PRUNE + "verify: 1e-3\n", "verify is 0.001", "true or false or keys"),
         ("steps: [{surgery: convert}]\noutput: o\n", "source is missing", "--set source="),
         ("source: a\nsteps: [{surgery: convert}]\n", "output is missing", "--set output="),
-        ("source: a\nsteps: []\noutput: o\n", "0 steps", "one"),
+        ("source: a\nsteps: []\noutput: o\n", "0 steps", "surgery"),
         ("source: a\nsteps: [1]\noutput: o\n", "names no surgery", "surgery: convert"),
         ("source: a\nsteps: [{to: rmsnorm}]\noutput: o\n", "names no surgery", "convert"),
         ("source: [a]\nsteps: [{surgery: convert}]\noutput: o\n", "source is ['a']", "text"),
@@ -261,7 +262,8 @@ def test_an_absent_recipe_is_refused(tmp_path):
 def test_a_number_may_be_written_with_an_exponent(write):
     text = MINIMAL.replace("convert", "heal, teacher: t, lr: 1e-4, ce: 2.5E-1")
     recipe = read_recipe(write(text), ["steps.0.kl=3e+0", "output=1e-4x"])
-    assert (recipe.step["lr"], recipe.step["ce"], recipe.step["kl"]) == (1e-4, 0.25, 3.0)
+    options = recipe.steps[0].options
+    assert (options["lr"], options["ce"], options["kl"]) == (1e-4, 0.25, 3.0)
     assert recipe.output == "1e-4x"
 
 

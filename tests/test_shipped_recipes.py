@@ -77,8 +77,8 @@ def test_these_are_all_recipes() -> None:
 def test_a_recipe_spells_out_defaults_and_says_what_differs(name: str) -> None:
     path = RECIPES / f"{name}.yaml"
     recipe = read_recipe(path)
-    module = import_module(f"normsurgery.api.{recipe.surgery}")
-    parameters = inspect.signature(getattr(module, recipe.surgery)).parameters
+    module = import_module(f"normsurgery.api.{recipe.steps[0].surgery}")
+    parameters = inspect.signature(getattr(module, recipe.steps[0].surgery)).parameters
     written = yaml.safe_load(path.read_text(encoding="utf-8"))["steps"][0]
     del written["surgery"]
     differs = {key: value for key, value in written.items() if value != parameters[key].default}
@@ -192,7 +192,8 @@ def test_the_healing_recipe_goes_on_from_the_pruning_one(
         read_recipe(RECIPES / f"{name}.yaml")
         for name in ("llama-minus-quarter", "heal-minus-quarter")
     )
-    assert healing.source == pruning.output and healing.step["teacher"] == pruning.source
+    assert healing.source == pruning.output
+    assert healing.steps[0].options["teacher"] == pruning.source
     changes = [f"steps.0.teacher={llama}", "steps.0.steps=2", "steps.0.batch_size=2"]
     document = ran("heal-minus-quarter", cut[0], tmp_path / "out", *SMALL, *changes)
     assert document["verification"]["contract"] == "trained"
@@ -230,7 +231,7 @@ def test_the_exact_variant_is_as_deep_as_the_other_one() -> None:
 
     depth = 32  # Mistral-7B's
     recipe = read_recipe(RECIPES / "depth-upscaling.yaml")
-    assert len(parse_blocks(recipe.step["blocks"], depth)) == 48
+    assert len(parse_blocks(recipe.steps[0].options["blocks"], depth)) == 48
     exact = parse_blocks(commented_blocks(), depth)
     assert len(exact) == 48
     assert [block for block in exact if block != "zero"] == list(range(depth))

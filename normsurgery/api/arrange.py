@@ -8,6 +8,7 @@ from typing import Any
 
 from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
+from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.result import Result
 from normsurgery.api.same_class import stored_as, target_document, unverified, verify_same_class
@@ -24,6 +25,7 @@ class ArrangeResult(Result):
     """What `arrange` did (or, on a dry run, would do), as a document."""
 
 
+@recorded
 def arrange(
     model: str | Path,
     output: str | Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.proof import Proof
+from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.operation import Operation, Request, Target, To
 from normsurgery.api.result import Result
@@ -27,6 +28,7 @@ class ConvertResult(Result):
     """What `convert` did (or, on a dry run, would do), as a document."""
 
 
+@recorded
 def convert(
     model: str | Path,
     output: str | Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from normsurgery.anatomy.examine import Examination, examine
+from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.folding.composition import Composition, verify_folds
 from normsurgery.api.folding.kurtosis import measured, unmeasured
@@ -34,6 +35,7 @@ class FoldResult(Result):
     """What `fold` did (or, on a dry run, would do), as a document."""
 
 
+@recorded
 def fold(
     model: str | Path,
     output: str | Path,

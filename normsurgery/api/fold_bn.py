@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from normsurgery.anatomy.proof import Proof
+from normsurgery.api.asked import recorded
 from normsurgery.api.batchnorm import BatchNormFolding, plan_folding
 from normsurgery.api.batchnorm_verify import verify_folding
 from normsurgery.api.document import peak_memory_bytes, source_document
@@ -26,6 +27,7 @@ class FoldBnResult(Result):
     """What `fold_bn` did (or, on a dry run, would do), as a document."""
 
 
+@recorded
 def fold_bn(
     model: str | Path,
     output: str | Path,

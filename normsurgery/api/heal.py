@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.healing import Job, described, healed, model_source, planned
 from normsurgery.api.result import Result
@@ -24,6 +25,7 @@ class HealResult(Result):
     """What `heal` did (or, on a dry run, would do), as a document."""
 
 
+@recorded
 def heal(
     model: str | Path,
     output: str | Path,

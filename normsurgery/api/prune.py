@@ -11,6 +11,7 @@ from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.proof import Proof
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.api.arrange import blocks_document
+from normsurgery.api.asked import recorded
 from normsurgery.api.choosing import Choice, Method
 from normsurgery.api.document import peak_memory_bytes, source_document
 from normsurgery.api.pruning import PruneRequest, Pruning, start
@@ -44,6 +45,7 @@ class PruneResult(Result):
     """What `prune` did (or, on a dry run, would do), as a document."""
 
 
+@recorded
 def prune(
     model: str | Path,
     output: str | Path,

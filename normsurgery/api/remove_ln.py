@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.removal.measuring import previewed
 from normsurgery.api.removal.request import Export, RemovalRequest, ReportTo, TeacherName
@@ -20,6 +21,7 @@ class RemoveLnResult(Result):
     """What `remove_ln` did (or, on a dry run or a preview, would do), as a document."""
 
 
+@recorded
 def remove_ln(
     model: str | Path,
     output: str | Path,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.runtime import single_thread
+from normsurgery.api.asked import resolved_recipe
 from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.sizes import parse_size
 from normsurgery.checkpoint import (
@@ -158,19 +159,29 @@ def _write_papers(
     notes: Sequence[str],
 ) -> None:
     """surgery.json and the model card: no local path and no time, so that runs agree."""
-    papers = {key: value for key, value in document.items() if key not in _NOT_IN_PAPERS}
+    papers = dict(document)
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
         "result": {record.name: record.sha256 for record in files},
     }
     papers["versions"] = _versions()
     papers["seed"] = seed
+    if "recipe" in papers:
+        papers["recipe"] = resolved_recipe(source, papers["recipe"])
+    card = staged / "README.md"
+    source_card = card.read_text("utf-8", "surrogateescape") if card.is_file() else None
+    write_papers(staged, papers, source_card, notes=notes)
+
+
+def write_papers(
+    staged: Path, document: Mapping[str, Any], source_card: str | None, *, notes: Sequence[str]
+) -> None:
+    """surgery.json and the model card of a staged directory; a card's odd bytes are kept."""
+    papers = {key: value for key, value in document.items() if key not in _NOT_IN_PAPERS}
     text = json.dumps(papers, indent=2, ensure_ascii=False) + "\n"
     (staged / "surgery.json").write_text(text, encoding="utf-8")
-    card = staged / "README.md"
-    text_of = {"encoding": "utf-8", "errors": "surrogateescape"}  # a card's odd bytes are kept
-    source_card = card.read_text(**text_of) if card.is_file() else None
-    card.write_text(model_card(papers, source_card, notes=notes), **text_of)
+    card = model_card(papers, source_card, notes=notes)
+    (staged / "README.md").write_text(card, encoding="utf-8", errors="surrogateescape")
 
 
 def _versions() -> dict[str, str]:

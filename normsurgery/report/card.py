@@ -164,6 +164,8 @@ def _contracts(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _verification(verification: Mapping[str, Any]) -> str:
     if verification["verdict"] == "skipped":
         return "**Not verified**: the person who made this checkpoint asked for no verification."
+    if "steps" in verification:
+        return "\n\n".join(_step_verification(one) for one in verification["steps"])
     forms = forms_of(verification)
     one = next(iter(forms.values()))
     unit = one.get("unit", "tokens")
@@ -180,6 +182,16 @@ def _verification(verification: Mapping[str, Any]) -> str:
         word = {True: "pass", False: "fail", None: ""}[passed]
         lines.append(row([check, *measured, allowed, word]))
     return "\n".join(lines)
+
+
+def _step_verification(one: Mapping[str, Any]) -> str:
+    """A step of a recipe; its source is what the step before it made."""
+    number = one["step"]
+    given = "the source" if number == 1 else f"what step {number - 1} made"
+    figures = {key: value for key, value in one.items() if key not in ("step", "surgery")}
+    heading = f"### Step {number}: `{one['surgery']}`, held against {given}"
+    said = _verification(figures).replace("against the source", f"against {given}")
+    return f"{heading}\n\n{said}"
 
 
 def _judged(contract: str) -> str:

@@ -13,6 +13,7 @@ from normsurgery.report.folding import fold_sections
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.prune import depth_facts, depth_sections
+from normsurgery.report.recipe import recipe_sections
 from normsurgery.report.removal import removal_facts, removal_sections
 from normsurgery.report.tables import code, facts, plain_table, section, title
 from normsurgery.report.verification import ending, source_name, verification_report
@@ -41,6 +42,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     ]
     if target.get("alternatives"):
         parts += section("Alternatives", _alternatives(target["alternatives"]))
+    parts += recipe_sections(document)
     parts += section("Steps", _steps(document["receipts"])) if document["receipts"] else []
     parts += batch_norm_sections(document)
     parts += removal_sections(document)

@@ -43,6 +43,8 @@ def verification_report(verification: Figures) -> list[RenderableType]:
     if verification["verdict"] == "skipped":
         warning = "the saved files were NOT verified (--no-verify)"
         return [Text(), Text.assemble(verdict("skipped"), f"  {warning}")]
+    if "steps" in verification:
+        return [part for one in verification["steps"] for part in _step_report(one)]
     forms = forms_of(verification)
     one = next(iter(forms.values()))
     where = _conditions(one)
@@ -58,6 +60,13 @@ def verification_report(verification: Figures) -> list[RenderableType]:
     if notes:
         parts += section("Remarks", facts([("·", note) for note in dict.fromkeys(notes)]))
     return parts
+
+
+def _step_report(one: Figures) -> list[RenderableType]:
+    """A step of a recipe, held against what it was given."""
+    inner = {key: value for key, value in one.items() if key not in ("step", "surgery")}
+    heading = f"Step {one['step']} ({one['surgery']}), against what it was given"
+    return [Text(), Text(heading, "bold"), *verification_report(inner)]
 
 
 def _conditions(one: Figures) -> str:
