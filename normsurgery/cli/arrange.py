@@ -5,6 +5,7 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import interruptible
 from normsurgery.cli.trust import announce_code
 from normsurgery.report.next_steps import Asked
 
@@ -43,7 +44,7 @@ def arrange(
       normsurgery arrange ./my-whisper -o out --stack encoder --blocks 0,1,3
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with working() as progress:
+    with interruptible(output), working() as progress:
         result = normsurgery.arrange(
             model,
             output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import interruptible
 from normsurgery.cli.trust import announce_code
 from normsurgery.report.next_steps import Asked
 
@@ -47,7 +48,7 @@ def convert(
       normsurgery convert ./my-model -o out --fold-affine --dtype bfloat16
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with working() as progress:
+    with interruptible(output), working() as progress:
         result = normsurgery.convert(
             model,
             output,

@@ -276,16 +276,3 @@ def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
     main(["verify", "a", "b", "--json"])
     parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert parsed["verification"]["logits"]["max"] is None
-
-
-@pytest.mark.parametrize(("command", "hint"), [
-    ("prune", "the same command"), ("heal", "--resume"), ("remove_ln", "--resume"),
-])  # fmt: skip
-def test_an_interrupted_run_that_can_go_on_says_how(monkeypatch, capsys, command, hint):
-    def interrupted(*given, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(normsurgery, command, interrupted)
-    assert main([spelled(command), *NEEDED[command]]) == 130
-    said = capsys.readouterr().err
-    assert "error: interrupted" in said and hint in said

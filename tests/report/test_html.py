@@ -7,7 +7,8 @@ import pytest
 
 import normsurgery
 from normsurgery.api.result import Result
-from normsurgery.recipe import Recipe, RunResult
+from normsurgery.api.run import RunResult
+from normsurgery.recipe import Recipe
 from normsurgery.report.html import WIDTH, html_report
 from tests.report import documents
 from tests.report.test_render import shown
@@ -65,7 +66,7 @@ def test_every_result_has_it(name):
 def test_a_result_is_shown_as_its_document():
     document = documents.convert_document()
     assert Result(document)._repr_html_() == html_report(document)
-    recipe = Recipe("gpt2", "out", "convert", {}, {})
+    recipe = Recipe("gpt2", "out", (), {})
     run = RunResult(recipe, document)
     assert run._repr_html_() == html_report(run.to_dict())
 
