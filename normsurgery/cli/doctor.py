@@ -11,7 +11,7 @@ def doctor(
     json: o.Json = False,
     traceback: o.Traceback = False,
 ) -> None:
-    """Show versions, devices, free disk and memory, and what is wrong.
+    """Show versions, devices, disk, memory, and problems.
 
     Reads no model and asks no server. Exit code 0, with or without problems.
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from normsurgery.cli import complete
+
 DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
 TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
@@ -22,14 +24,26 @@ ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A directory, or a Hub id such as openai-community/gpt2@main."
+        metavar="MODEL",
+        help="A directory, or a Hub id such as openai-community/gpt2@main.",
+        autocompletion=complete.models,
     ),
 ]
 Reference = Annotated[
-    str, typer.Argument(metavar="REFERENCE", help="The original: a directory or a Hub id.")
+    str,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="The original: a directory or a Hub id.",
+        autocompletion=complete.models,
+    ),
 ]
 Candidate = Annotated[
-    str, typer.Argument(metavar="CANDIDATE", help="What was made of it: a directory or a Hub id.")
+    str,
+    typer.Argument(
+        metavar="CANDIDATE",
+        help="What was made of it: a directory or a Hub id.",
+        autocompletion=complete.models,
+    ),
 ]
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run.")]
 Set = Annotated[
@@ -41,7 +55,14 @@ Set = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", help="The directory to write.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="The directory to write.",
+        autocompletion=complete.outputs,
+    ),
 ]
 To = Annotated[ToName, typer.Option(help="The norm that LayerNorm becomes.")]
 Target = Annotated[
@@ -62,6 +83,7 @@ What = Annotated[
         "--what",
         "-w",
         metavar="FOLDS",
+        autocompletion=complete.word_list(complete.FOLDS),
         help="One or more, with commas: norm, layerscale, image-norm, value-bias, key-bias, "
         "query-scale, mup, weight-norm, rotate; or recalibrate.",
     ),
@@ -89,6 +111,7 @@ Original = Annotated[
     typer.Option(
         "--reference",
         metavar="ORIGINAL",
+        autocompletion=complete.models,
         help="For recalibrate without labels: what the model was made from.",
     ),
 ]
@@ -179,7 +202,11 @@ MaxShardSize = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N.",
+        autocompletion=complete.one_of(complete.DEVICES),
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -195,7 +222,11 @@ Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compa
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")]
 Teacher = Annotated[
     str,
-    typer.Option(metavar="ORIGINAL", help="What the model was made from: a directory or a Hub id."),
+    typer.Option(
+        metavar="ORIGINAL",
+        help="What the model was made from: a directory or a Hub id.",
+        autocompletion=complete.models,
+    ),
 ]
 Train = Annotated[
     TrainName,

@@ -114,6 +114,7 @@ def test_python_m_is_the_same_program():
         ("normsurgery convert --fold", {"--fold-affine"}),
         ("normsurgery convert x --target ", {"auto", "native", "stock", "graft"}),
         ("normsurgery verify --against", {"--against-float64"}),
+        ("normsurgery fold x --what norm,ro", {"norm,rotate"}),
     ],
 )
 def test_bash_completion(words, wanted):
