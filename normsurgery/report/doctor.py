@@ -46,7 +46,7 @@ def _machine(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _build(torch: Mapping[str, Any]) -> str:
     if torch["error"]:
-        return torch["error"]
+        return str(torch["error"])
     builds = [f"CUDA {torch['cuda']}"] if torch["cuda"] else []
     builds += ["MPS"] if torch["mps"] else []
     devices = "" if torch["devices"] else ", no device but the CPU"

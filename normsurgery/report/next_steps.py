@@ -113,5 +113,5 @@ def _reads_text(document: Document) -> bool:
     forms = forms_of(document["verification"]).values()
     units = [one.get("unit", "tokens") for one in forms if one.get("tokens")]
     if units:
-        return units[0] == "tokens"
+        return bool(units[0] == "tokens")
     return "LM" in (document["target"].get("auto_class") or "")
