@@ -81,7 +81,8 @@ def _explained(raised: Exception) -> SurgeryError:
     else:
         error = BugError(
             f"{type(raised).__name__}: {raised}",
-            "this is a bug in normsurgery: please report it with the output of --traceback",
+            "this is a bug in normsurgery: please report it with the output of --traceback and of "
+            "normsurgery doctor",
         )
     error.__cause__ = raised
     return error

@@ -87,11 +87,11 @@ def _after_verify(document: Document, asked: Asked) -> list[str]:
     both = (asked.model, asked.other)
     verification = document["verification"]
     if verification["verdict"] != "fail":
-        return [asked.line("inspect", asked.other, options="  # what applies to it now")]
+        return [asked.line("inspect", asked.other) + "  # what applies to it now"]
     if verification["contract"] != "exact":
         return []
-    told = "--against-float64  # tells a wrong result from rounding"
-    return [asked.line("verify", *both, options=told)]
+    told = "  # tells a wrong result from rounding"
+    return [asked.line("verify", *both, options="--against-float64") + told]
 
 
 def _after_surgery(document: Document, asked: Asked) -> list[str]:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import normsurgery
 from normsurgery.cli import main
 from tests.report.test_render import shown
 
@@ -31,6 +32,19 @@ def test_a_broken_library_is_a_problem_and_not_a_failure(capsys, monkeypatch):
     assert main(["doctor"]) == 0
     out, err = capsys.readouterr()
     assert err == "" and "does not import" in out
+
+
+def test_a_torchvision_for_another_torch_is_found(monkeypatch, tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    (tmp_path / "torchvision-0.2.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.2\n"
+    (tmp_path / "torchvision-0.2.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    found = [one["what"] for one in normsurgery.doctor().to_dict()["problems"]]
+    assert any(x.startswith("torchvision 0.2 does not import beside torch 2") for x in found)
 
 
 def test_a_report_fits_the_terminal_even_with_long_problems():

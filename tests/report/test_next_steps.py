@@ -106,6 +106,13 @@ def test_a_dry_run_says_how_to_write_and_a_preview_leaves_it_to_its_error():
     assert next_lines(documents.remove_ln_preview_document(), ASKED) == []
 
 
+def test_a_remark_hides_no_option():
+    asked = Asked("a", "b", trust_remote_code=True)
+    for document in (documents.verify_document(), documents.verify_document("fail", 9.0)):
+        (line,) = next_lines(document, asked)
+        assert shlex.split(line, comments=True)[-1] == "--trust-remote-code"
+
+
 def test_after_verify(capsys):
     asked = Asked("a", "b")
     (line,) = next_lines(documents.verify_document(), asked)
