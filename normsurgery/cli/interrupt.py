@@ -58,6 +58,15 @@ def kept_by_recipe(surgeries: Sequence[str]) -> Kept | None:
 
 
 @contextmanager
+def resumable(hint: str) -> Iterator[None]:
+    """What runs inside leaves nothing on this disk and can go on later; `hint` says how."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedByUserError("interrupted", hint) from None
+
+
+@contextmanager
 def interruptible(output: Path, kept: Kept | None = None) -> Iterator[None]:
     """What runs inside writes `output`; where it is interrupted, the error says what is left.
 

@@ -99,8 +99,13 @@ def test_the_words_are_those_that_the_commands_take():
     assert complete.SCHEDULES == (AUTO, *PUBLISHED)
 
 
-def test_every_model_and_output_of_every_command_is_completed():
-    for command in COMMANDS.values():
+COMPLETED = (
+    *("inspect", "convert", "remove-ln", "fold-bn", "fold", "prune", "arrange", "heal", "verify"),
+)
+
+
+def test_every_model_and_output_of_the_surgeries_is_completed():
+    for command in (one for one in COMMANDS.values() if one.name in COMPLETED):
         for parameter in command.params:
             if parameter.metavar in ("MODEL", "REFERENCE", "CANDIDATE", "ORIGINAL", "OUT"):
                 assert parameter._custom_shell_complete is not None, (command.name, parameter.name)

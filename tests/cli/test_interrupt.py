@@ -6,12 +6,19 @@ import pytest
 
 import normsurgery
 from normsurgery.cli import main
-from normsurgery.cli.interrupt import HEALED, MEASURED, REMOVED, kept_by_recipe
+from normsurgery.cli.interrupt import (
+    HEALED,
+    MEASURED,
+    REMOVED,
+    InterruptedByUserError,
+    kept_by_recipe,
+    resumable,
+)
 from tests.cli.invoke import ROOT
 from tests.cli.test_commands import NEEDED, spelled
 
 MODEL = str(ROOT / "tests" / "data" / "tiny-gpt2-6x96")
-WRITING = [name for name in NEEDED if name not in ("inspect", "verify", "run")]
+WRITING = [name for name, given in NEEDED.items() if "-o" in given]
 STEP = "checkpoint-20/trainer_state.json"
 
 
@@ -100,6 +107,12 @@ def test_in_a_recipe_resuming_is_a_key_of_its_step(monkeypatch, capsys, here):
     assert "--set steps.0.resume=true goes on" in said
     assert kept_by_recipe(["heal", "fold"]) is None and kept_by_recipe(["convert"]) is None
     assert kept_by_recipe(["prune"]) == MEASURED
+
+
+def test_what_leaves_nothing_here_says_how_it_goes_on():
+    with pytest.raises(InterruptedByUserError) as raised, resumable("again"):
+        raise KeyboardInterrupt
+    assert (raised.value.hint, raised.value.exit_code) == ("again", 130)
 
 
 def test_the_directories_are_those_of_the_training():
