@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from normsurgery.api.inspect import inspect as inspect
     from normsurgery.api.prune import PruneResult as PruneResult
     from normsurgery.api.prune import prune as prune
+    from normsurgery.api.push import PushResult as PushResult
+    from normsurgery.api.push import push as push
     from normsurgery.api.remove_ln import RemoveLnResult as RemoveLnResult
     from normsurgery.api.remove_ln import remove_ln as remove_ln
     from normsurgery.api.run import RunResult as RunResult
@@ -57,6 +59,7 @@ _HOME_OF = {
     "HubError": "errors",
     "InspectResult": "api.inspect",
     "PruneResult": "api.prune",
+    "PushResult": "api.push",
     "RemoveLnResult": "api.remove_ln",
     "ResourceError": "errors",
     "RunResult": "api.run",
@@ -73,6 +76,7 @@ _HOME_OF = {
     "heal": "api.heal",
     "inspect": "api.inspect",
     "prune": "api.prune",
+    "push": "api.push",
     "remove_ln": "api.remove_ln",
     "run": "api.run",
     "verify": "api.verify",

@@ -20,6 +20,7 @@ FUNCTIONS = [
         "heal",
         "inspect",
         "prune",
+        "push",
         "remove_ln",
         "run",
         "verify",
@@ -36,6 +37,7 @@ NAMES = [
     ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
+    *["PushResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

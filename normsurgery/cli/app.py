@@ -14,6 +14,7 @@ from normsurgery.cli.fold_bn import fold_bn
 from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
 from normsurgery.cli.prune import prune
+from normsurgery.cli.push import push
 from normsurgery.cli.remove_ln import remove_ln
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
@@ -35,6 +36,7 @@ app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
 app.command()(run)
+app.command()(push)
 app.command()(doctor)
 
 

@@ -27,6 +27,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "heal": documents.heal_document,
     "verify": documents.verify_document,
     "run": documents.convert_document,
+    "push": documents.push_document,
 }
 NEEDED = {
     "inspect": [MODEL],
@@ -39,6 +40,7 @@ NEEDED = {
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
+    "push": [MODEL, "user/pythia-rms"],
 }
 OPTIONS = [
     ("inspect", "--health", "health", True),
@@ -163,6 +165,13 @@ OPTIONS = [
     ("verify", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
+    ("push", "--public", "private", False),
+    ("push", "--create-pr", "create_pr", True),
+    ("push", "--revision=v2", "revision", "v2"),
+    ("push", "--message=Second", "message", "Second"),
+    ("push", "--unverified", "unverified", True),
+    ("push", "--i-have-permission", "i_have_permission", True),
+    ("push", "--dry-run", "dry_run", True),
 ]
 
 
@@ -276,3 +285,13 @@ def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
     main(["verify", "a", "b", "--json"])
     parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert parsed["verification"]["logits"]["max"] is None
+
+
+def test_an_interrupted_push_says_how_it_goes_on(monkeypatch, capsys):
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(normsurgery, "push", interrupted)
+    assert main(["push", *NEEDED["push"]]) == 130
+    said = capsys.readouterr().err
+    assert "error: interrupted" in said and "the same command goes on" in said
