@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.doctor import DoctorResult as DoctorResult
+    from normsurgery.api.doctor import doctor as doctor
     from normsurgery.api.fold import FoldResult as FoldResult
     from normsurgery.api.fold import fold as fold
     from normsurgery.api.fold_bn import FoldBnResult as FoldBnResult
@@ -50,6 +52,7 @@ _HOME_OF = {
     "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "DoctorResult": "api.doctor",
     "FoldResult": "api.fold",
     "FoldBnResult": "api.fold_bn",
     "HealResult": "api.heal",
@@ -67,6 +70,7 @@ _HOME_OF = {
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
     "convert": "api.convert",
+    "doctor": "api.doctor",
     "fold": "api.fold",
     "fold_bn": "api.fold_bn",
     "heal": "api.heal",

@@ -14,6 +14,7 @@ FUNCTIONS = [
     *[
         "arrange",
         "convert",
+        "doctor",
         "fold",
         "fold_bn",
         "heal",
@@ -26,7 +27,14 @@ FUNCTIONS = [
     ],
 ]
 NAMES = [
-    *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
+    *[
+        "CheckpointError",
+        "ConvertResult",
+        "DoctorResult",
+        "HubError",
+        "InspectResult",
+        "ResourceError",
+    ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
     *["PushResult"],

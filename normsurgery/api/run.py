@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.api.result import Reported
 from normsurgery.recipe import Recipe, RecipeStep, read_recipe
 from normsurgery.recipe_fusion import Pass, passes
 from normsurgery.recipe_schema import SURGERIES
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(Reported):
     """What a recipe did: the document of its surgery, or of all of them, with the recipe in it."""
 
     recipe: Recipe

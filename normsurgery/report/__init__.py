@@ -18,6 +18,10 @@ def render(document: dict[str, Any]) -> list[RenderableType]:
         from normsurgery.report.inspect import inspect_report
 
         return inspect_report(document)
+    if document["command"] == "doctor":
+        from normsurgery.report.doctor import doctor_report
+
+        return doctor_report(document)
     if document["command"] == "verify":
         from normsurgery.report.verification import verify_report
 
