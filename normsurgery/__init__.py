@@ -16,6 +16,8 @@ from normsurgery.version import VERSION
 if TYPE_CHECKING:
     from normsurgery.api.arrange import ArrangeResult as ArrangeResult
     from normsurgery.api.arrange import arrange as arrange
+    from normsurgery.api.bench import BenchResult as BenchResult
+    from normsurgery.api.bench import bench as bench
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
     from normsurgery.api.fold import FoldResult as FoldResult
@@ -46,6 +48,7 @@ __version__ = VERSION
 
 _HOME_OF = {
     "ArrangeResult": "api.arrange",
+    "BenchResult": "api.bench",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
     "FoldResult": "api.fold",
@@ -63,6 +66,7 @@ _HOME_OF = {
     "VerificationError": "errors",
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
+    "bench": "api.bench",
     "convert": "api.convert",
     "fold": "api.fold",
     "fold_bn": "api.fold_bn",

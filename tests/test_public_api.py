@@ -13,6 +13,7 @@ from tests.cli.invoke import environment
 FUNCTIONS = [
     *[
         "arrange",
+        "bench",
         "convert",
         "fold",
         "fold_bn",
@@ -28,6 +29,7 @@ NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
+    *["BenchResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

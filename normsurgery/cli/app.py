@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from normsurgery.cli.arrange import arrange
+from normsurgery.cli.bench import bench
 from normsurgery.cli.convert import convert
 from normsurgery.cli.fold import fold
 from normsurgery.cli.fold_bn import fold_bn
@@ -32,6 +33,7 @@ app.command()(prune)
 app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
+app.command()(bench)
 app.command()(run)
 
 

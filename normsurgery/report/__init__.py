@@ -22,6 +22,10 @@ def render(document: dict[str, Any]) -> list[RenderableType]:
         from normsurgery.report.verification import verify_report
 
         return verify_report(document)
+    if document["command"] == "bench":
+        from normsurgery.report.bench import bench_report
+
+        return bench_report(document)
     from normsurgery.report.convert import surgery_report
 
     return surgery_report(document)
