@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from normsurgery.api.bench import bench as bench
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.eval import EvalResult as EvalResult
+    from normsurgery.api.eval import eval as eval
     from normsurgery.api.fold import FoldResult as FoldResult
     from normsurgery.api.fold import fold as fold
     from normsurgery.api.fold_bn import FoldBnResult as FoldBnResult
@@ -51,6 +53,7 @@ _HOME_OF = {
     "BenchResult": "api.bench",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "EvalResult": "api.eval",
     "FoldResult": "api.fold",
     "FoldBnResult": "api.fold_bn",
     "HealResult": "api.heal",
@@ -68,6 +71,7 @@ _HOME_OF = {
     "arrange": "api.arrange",
     "bench": "api.bench",
     "convert": "api.convert",
+    "eval": "api.eval",
     "fold": "api.fold",
     "fold_bn": "api.fold_bn",
     "heal": "api.heal",

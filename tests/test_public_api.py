@@ -15,6 +15,7 @@ FUNCTIONS = [
         "arrange",
         "bench",
         "convert",
+        "eval",
         "fold",
         "fold_bn",
         "heal",
@@ -29,7 +30,7 @@ NAMES = [
     *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
-    *["BenchResult"],
+    *["BenchResult", "EvalResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

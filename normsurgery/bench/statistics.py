@@ -116,5 +116,6 @@ def clustered_error(values: torch.Tensor, clusters: Sequence[int]) -> float | No
     if count < 2:
         return None
     centred = values.double() - values.double().mean()
-    sums = torch.stack([part.sum() for part in centred.split(list(clusters))])
+    parts = torch.split(centred, list(clusters))
+    sums = torch.stack([part.sum() for part in parts])
     return math.sqrt(float(sums.square().sum()) * count / (count - 1)) / len(values)

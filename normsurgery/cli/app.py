@@ -9,6 +9,7 @@ import typer
 from normsurgery.cli.arrange import arrange
 from normsurgery.cli.bench import bench
 from normsurgery.cli.convert import convert
+from normsurgery.cli.eval import eval
 from normsurgery.cli.fold import fold
 from normsurgery.cli.fold_bn import fold_bn
 from normsurgery.cli.heal import heal
@@ -34,6 +35,7 @@ app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
 app.command()(bench)
+app.command()(eval)
 app.command()(run)
 
 

@@ -45,6 +45,28 @@ Samples = Annotated[
         help="Images, .wav, .npy or .npz for models that read these. [default: made-up inputs]",
     ),
 ]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        help="Tasks of lm-evaluation-harness, with commas. Needs normsurgery\\[eval].",
+    ),
+]
+TextTokens = Annotated[
+    int, typer.Option("--tokens", min=2, help="How many tokens of the text to take.")
+]
+Shots = Annotated[
+    int | None, typer.Option(min=0, help="Examples in each prompt. [default: the task's own]")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Samples of each task. [default: all]")]
+TaskRows = Annotated[int, typer.Option("--batch-size", min=1, help="Samples of a task at once.")]
+ChatTemplate = Annotated[
+    bool, typer.Option("--chat-template", help="Put prompts into the model's chat template.")
+]
+IncludePath = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="A directory with tasks of your own, as the harness has it."),
+]
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

@@ -26,6 +26,10 @@ def render(document: dict[str, Any]) -> list[RenderableType]:
         from normsurgery.report.bench import bench_report
 
         return bench_report(document)
+    if document["command"] == "eval":
+        from normsurgery.report.eval import eval_report
+
+        return eval_report(document)
     from normsurgery.report.convert import surgery_report
 
     return surgery_report(document)

@@ -82,7 +82,8 @@ def test_a_difference_beyond_the_noise_has_no_words():
 @pytest.mark.parametrize("count", [1, 5])
 def test_too_few_pairs_give_no_interval(count):
     ratio = paired_ratio([2.0] * count, [1.0] * count)
-    assert (ratio.value, ratio.low, ratio.words) == (pytest.approx(2.0), None, TOO_FEW)
+    assert ratio.value == pytest.approx(2.0)
+    assert (ratio.low, ratio.words) == (None, TOO_FEW)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ def gpt2(tmp_path_factory):
 
 
 def test_rounds_take_turns_and_the_first_are_not_kept():
-    order, done = [], []
+    order: list[str] = []
+    done: list[int] = []
 
     def runner(name):
         def run():
@@ -38,9 +39,11 @@ def test_rounds_take_turns_and_the_first_are_not_kept():
 
         return run
 
-    found = interleaved(
-        {name: runner(name) for name in "ab"}, repeats=2, warmup=1, advance=done.append
-    )
+    def advance(n, note=""):
+        done.append(n)
+
+    runners = {name: runner(name) for name in "ab"}
+    found = interleaved(runners, repeats=2, warmup=1, advance=advance)
     assert "".join(order) == "abbaab" and sum(done) == 6
     assert {k: [run.forward for run in v] for k, v in found.items()} == {
         "a": [4.0, 5.0], "b": [3.0, 6.0],

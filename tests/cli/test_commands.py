@@ -27,6 +27,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "heal": documents.heal_document,
     "verify": documents.verify_document,
     "bench": bench_documents.bench_document,
+    "eval": bench_documents.eval_document,
     "run": documents.convert_document,
 }
 NEEDED = {
@@ -40,6 +41,7 @@ NEEDED = {
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
     "bench": [MODEL, MODEL],
+    "eval": [MODEL, MODEL],
     "run": [RECIPE],
 }
 OPTIONS = [
@@ -176,6 +178,21 @@ OPTIONS = [
     ("bench", "--seed=3", "seed", 3),
     ("bench", "--trust-remote-code", "trust_remote_code", True),
     ("bench", "--allow-pickle", "allow_pickle", True),
+    ("eval", "--tasks=a,b", "tasks", ("a", "b")),
+    ("eval", "--data=t.txt", "data", "t.txt"),
+    ("eval", "--text-column=body", "text_column", "body"),
+    ("eval", "--tokens=99", "tokens", 99),
+    ("eval", "--max-length=64", "max_length", 64),
+    ("eval", "--num-fewshot=2", "num_fewshot", 2),
+    ("eval", "--limit=5", "limit", 5),
+    ("eval", "--batch-size=3", "batch_size", 3),
+    ("eval", "--chat-template", "chat_template", True),
+    ("eval", "--include-path=tasks", "include_path", Path("tasks")),
+    ("eval", "--dtype=bfloat16", "dtype", "bfloat16"),
+    ("eval", "--device=cpu", "device", "cpu"),
+    ("eval", "--seed=3", "seed", 3),
+    ("eval", "--trust-remote-code", "trust_remote_code", True),
+    ("eval", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
 ]

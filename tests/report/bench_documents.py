@@ -51,3 +51,41 @@ def bench_document() -> dict[str, Any]:
         "seconds": 12.5,
         "peak_memory_bytes": 2**31,
     }  # fmt: skip
+
+
+def eval_document() -> dict[str, Any]:
+    def losses(mean: float) -> dict[str, Any]:
+        return {
+            "mean": mean, "median": 2.5, "p999": 11.0, "max": 14.0, "tokens": 1000,
+            "perplexity": 2.718281828**mean,
+        }  # fmt: skip
+
+    return {
+        "command": "eval",
+        "version": "0.1.0",
+        "source": documents.source(),
+        "candidate": {**documents.source(), "model": "pythia-rms", "revision": None},
+        "perplexity": {
+            "source": {"source": "sample:prose", "tokens": 1010, "rows": 10},
+            "reference": losses(3.0),
+            "candidate": losses(3.1),
+            "difference": {"value": 0.1, "error": 0.01, "within_noise": False},
+            "ratio": {"value": 1.105, "low": 1.084, "high": 1.127},
+        },
+        "tasks": [
+            {
+                "task": "lambada_openai", "metric": "acc", "filter": "none", "shots": 0,
+                "samples": 5153, "higher_is_better": True,
+                "reference": {"value": 0.32, "error": 0.0065},
+                "candidate": {"value": 0.318, "error": 0.0065},
+                "difference": {"value": -0.002, "error": 0.004, "within_noise": True},
+                "paired": True,
+            }
+        ],
+        "notes": [],
+        "settings": {
+            "dtype": "float32", "device": "cpu", "limit": None, "seed": 0, "lm_eval": "0.4.13",
+        },
+        "seconds": 12.5,
+        "peak_memory_bytes": 2**31,
+    }  # fmt: skip

@@ -10,10 +10,11 @@ from tests.report import bench_documents
 
 
 def shown(document, width=100):
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None)
     for part in render(document):
         console.print(part)
-    return console.file.getvalue()
+    return out.getvalue()
 
 
 def test_ratios_come_first_with_intervals_and_words():
