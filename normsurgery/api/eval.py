@@ -16,7 +16,7 @@ from normsurgery.version import VERSION
 if TYPE_CHECKING:
     import torch
 
-    from normsurgery.bench.harness import TaskRequest
+    from normsurgery.bench.harness import Harness
     from normsurgery.calibrate.text.rows import TextRows
     from normsurgery.verify import ModelSource
 
@@ -31,7 +31,7 @@ class _Job:
     """What each of the two is asked: rows of text, tasks, or both."""
 
     rows: TextRows | None
-    tasks: TaskRequest | None
+    harness: Harness | None
     dtype: torch.dtype
     device: torch.device
     scratch: Path
@@ -71,7 +71,7 @@ def eval(
     import tempfile
 
     from normsurgery.api.document import peak_memory_bytes, source_document
-    from normsurgery.bench.harness import TaskRequest, check_harness
+    from normsurgery.bench.harness import Harness, TaskRequest
     from normsurgery.calibrate.text.sources import load_rows
     from normsurgery.checkpoint import open_checkpoint
     from normsurgery.verify.reference import chosen_device
@@ -89,7 +89,7 @@ def eval(
         tuple(tasks), num_fewshot, limit, batch_size, chat_template,
         None if include_path is None else Path(include_path), seed,
     )  # fmt: skip
-    harness = check_harness(request) if tasks else None
+    harness = Harness(request) if tasks else None
     opened = [open_checkpoint(model, allow_pickle=allow_pickle) for model in (reference, candidate)]
     sources = [
         ModelSource(c.directory, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
@@ -104,7 +104,7 @@ def eval(
         )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="normsurgery-eval-") as scratch:
         job = _Job(
-            rows, request if tasks else None,
+            rows, harness,
             dtype_named(dtype) if dtype else stored_dtype(sources[0].directory),
             chosen_device(device), Path(scratch),
         )  # fmt: skip
@@ -124,7 +124,7 @@ def eval(
                 "device": str(job.device),
                 "limit": limit,
                 "seed": seed,
-                "lm_eval": harness,
+                "lm_eval": None if harness is None else harness.version,
             },
             "seconds": round(time.monotonic() - started, 3),
             "peak_memory_bytes": peak_memory_bytes(),
@@ -145,7 +145,7 @@ def _both(sources: Sequence[ModelSource], job: _Job, progress: Progress) -> dict
     perplexity = None
     if job.rows is not None:
         perplexity = perplexity_figures(job.rows, found[0]["losses"], found[1]["losses"])
-    tasks = compare_tasks(*(one["results"] for one in found)) if job.tasks else None
+    tasks = compare_tasks(*(one["results"] for one in found)) if job.harness else None
     return {
         "perplexity": perplexity,
         "tasks": tasks,
@@ -155,7 +155,6 @@ def _both(sources: Sequence[ModelSource], job: _Job, progress: Progress) -> dict
 
 def _one(source: ModelSource, reference: ModelSource, job: _Job) -> dict[str, Any]:
     """One model's losses [tokens] and results; read through the reference's tokenizer."""
-    from normsurgery.bench.harness import run_tasks
     from normsurgery.calibrate.text.tokenizer import needed_tokenizer
     from normsurgery.verify.load import load_model
     from normsurgery.verify.losses import model_losses
@@ -167,11 +166,11 @@ def _one(source: ModelSource, reference: ModelSource, job: _Job) -> dict[str, An
         _check_writes(loaded.model, source)
         if job.rows is not None:
             found["losses"] = model_losses(loaded.model, job.rows, device=job.device)
-        if job.tasks is not None:
+        if job.harness is not None:
             tokenizer = needed_tokenizer(
                 reference.directory, trust_remote_code=reference.trust_remote_code
             )
-            found["results"] = run_tasks(loaded.model, tokenizer, job.tasks)
+            found["results"] = job.harness.run(loaded.model, tokenizer)
     return found
 
 

@@ -49,18 +49,18 @@ def _perplexity(found: Figures) -> list[RenderableType]:
     return [
         plain_table(columns, rows, right=range(1, 6)),
         facts([
-            ("difference", f"{difference_text(found['difference'], 5)} nats per token"),
+            ("difference", difference_text(found["difference"], 5, " nats per token")),
             ("perplexity ×", f"{ratio['value']:.4f}{interval}"),
             ("on", f"{about['source']}, {about['tokens']:,} tokens in {about['rows']:,} rows"),
         ]),
     ]  # fmt: skip
 
 
-def difference_text(found: Figures, digits: int) -> str:
+def difference_text(found: Figures, digits: int, unit: str = "") -> str:
     """`+0.0123 ± 0.0045`, with the words where 0 lies within 1.96 errors."""
     error = "" if found["error"] is None else f" ± {found['error']:.{digits}f}"
     words = f" {_NOISE}" if found["within_noise"] else ""
-    return f"{found['value']:+.{digits}f}{error}{words}"
+    return f"{found['value']:+.{digits}f}{error}{unit}{words}"
 
 
 def _tasks(document: Figures) -> RenderableType:

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import normsurgery
+from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.cli import main
 from normsurgery.errors import UsageError
 from tests.cli.invoke import ROOT
@@ -62,17 +63,15 @@ def test_perplexity_is_that_of_the_text(worse, tmp_path):
     found = normsurgery.eval(MODEL, worse, data=str(file), max_length=32, device="cpu").to_dict()[
         "perplexity"
     ]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
     model = transformers.AutoModelForCausalLM.from_pretrained(MODEL).eval()
-    rows = torch.tensor(tokenizer(TEXT.rstrip())["input_ids"]).split(32)
-    assert found["source"]["rows"] == len(rows)
-    with torch.inference_mode():
-        first = model(input_ids=rows[0][None], labels=rows[0][None]).loss.item()
-        total = sum(
-            model(input_ids=row[None], labels=row[None]).loss.item() * (len(row) - 1)
-            for row in rows if len(row) > 1
-        )  # fmt: skip
-    assert first > 0
+    rows = load_rows(MODEL, data=str(file), tokens=10**4, max_length=32)
+    assert found["source"]["sha256"] == rows.about["sha256"] and rows.tokens > 300
+    total = 0.0
+    for row, mask in zip(rows.ids, rows.mask, strict=True):
+        ids = row[mask]
+        with torch.inference_mode():
+            logs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        total -= sum(logs[i - 1, ids[i]].item() for i in range(1, len(ids)))
     mean = total / found["reference"]["tokens"]
     assert found["reference"]["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
     assert found["difference"]["value"] > 0 and found["difference"]["within_noise"] is False

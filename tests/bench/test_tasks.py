@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from normsurgery.bench.harness import TaskRequest, check_harness
+from normsurgery.bench.harness import Harness, TaskRequest
 from normsurgery.bench.perplexity import perplexity_figures
 from normsurgery.bench.tasks import compare_tasks
 from normsurgery.calibrate.text.rows import TextRows
@@ -64,7 +64,7 @@ def test_a_metric_without_error_has_no_verdict():
 def test_a_harness_that_is_not_there_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="not installed") as caught:
-        check_harness(TaskRequest(("arc",)))
+        Harness(TaskRequest(("arc",)))
     assert "normsurgery[eval]" in caught.value.hint
 
 
