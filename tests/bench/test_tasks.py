@@ -1,6 +1,9 @@
 """Results of the harness side by side, and perplexities of the same tokens."""
 
+import importlib.machinery
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -66,6 +69,40 @@ def test_a_harness_that_is_not_there_is_named_with_its_install_command(monkeypat
     with pytest.raises(UsageError, match="not installed") as caught:
         Harness(TaskRequest(("arc",)))
     assert "normsurgery[eval]" in caught.value.hint
+
+
+class Manager:
+    """Stands in for the harness's, which takes seconds to list its thousands of tasks."""
+
+    def __init__(self, include_path=None, include_defaults=True):
+        own = ["mine"] if include_path else []
+        self.all_tasks = [*own, *(["arc", "gsm8k"] if include_defaults else [])]
+        self.includes_defaults = include_defaults
+
+
+@pytest.fixture
+def harness(monkeypatch):
+    """A module in place of the harness's."""
+    modules = {name: types.ModuleType(name) for name in ("lm_eval", "lm_eval.tasks")}
+    modules["lm_eval"].__dict__["__version__"] = "0.4.99"
+    modules["lm_eval.tasks"].__dict__["TaskManager"] = Manager
+    for name, module in modules.items():
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_a_task_that_is_not_there_is_refused_before_a_model_is_loaded(harness):
+    assert Harness(TaskRequest(("arc", "gsm8k"))).version == "0.4.99"
+    with pytest.raises(UsageError, match="no task nowhere, mine"):
+        Harness(TaskRequest(("nowhere", "arc", "mine")))
+
+
+@pytest.mark.parametrize(("tasks", "everything"), [(("mine",), False), (("mine", "arc"), True)])
+def test_the_harness_s_own_tasks_are_listed_where_they_are_asked_for(
+    harness, tmp_path, tasks, everything
+):
+    made = Harness(TaskRequest(tasks, include_path=tmp_path))
+    assert made._manager.includes_defaults is everything
 
 
 def test_perplexities_of_the_same_tokens():
