@@ -16,10 +16,14 @@ from normsurgery.version import VERSION
 if TYPE_CHECKING:
     from normsurgery.api.arrange import ArrangeResult as ArrangeResult
     from normsurgery.api.arrange import arrange as arrange
+    from normsurgery.api.bench import BenchResult as BenchResult
+    from normsurgery.api.bench import bench as bench
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
     from normsurgery.api.doctor import DoctorResult as DoctorResult
     from normsurgery.api.doctor import doctor as doctor
+    from normsurgery.api.eval import EvalResult as EvalResult
+    from normsurgery.api.eval import eval as eval
     from normsurgery.api.fold import FoldResult as FoldResult
     from normsurgery.api.fold import fold as fold
     from normsurgery.api.fold_bn import FoldBnResult as FoldBnResult
@@ -50,9 +54,11 @@ __version__ = VERSION
 
 _HOME_OF = {
     "ArrangeResult": "api.arrange",
+    "BenchResult": "api.bench",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
     "DoctorResult": "api.doctor",
+    "EvalResult": "api.eval",
     "FoldResult": "api.fold",
     "FoldBnResult": "api.fold_bn",
     "HealResult": "api.heal",
@@ -69,8 +75,10 @@ _HOME_OF = {
     "VerificationError": "errors",
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
+    "bench": "api.bench",
     "convert": "api.convert",
     "doctor": "api.doctor",
+    "eval": "api.eval",
     "fold": "api.fold",
     "fold_bn": "api.fold_bn",
     "heal": "api.heal",

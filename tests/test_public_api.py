@@ -13,8 +13,10 @@ from tests.cli.invoke import environment
 FUNCTIONS = [
     *[
         "arrange",
+        "bench",
         "convert",
         "doctor",
+        "eval",
         "fold",
         "fold_bn",
         "heal",
@@ -37,7 +39,7 @@ NAMES = [
     ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
-    *["PushResult"],
+    *["BenchResult", "EvalResult", "PushResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from normsurgery.cli.arrange import arrange
+from normsurgery.cli.bench import bench
 from normsurgery.cli.convert import convert
 from normsurgery.cli.doctor import doctor
+from normsurgery.cli.eval import eval
 from normsurgery.cli.fold import fold
 from normsurgery.cli.fold_bn import fold_bn
 from normsurgery.cli.heal import heal
@@ -35,6 +37,8 @@ app.command()(prune)
 app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
+app.command()(bench)
+app.command()(eval)
 app.command()(run)
 app.command()(push)
 app.command()(doctor)

@@ -6,30 +6,27 @@ nothing here knows where it came from, and nothing prints.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
+# Command → (module, function) of its report; every other command's is a surgery's.
+_REPORTS = {
+    "bench": ("bench", "bench_report"),
+    "doctor": ("doctor", "doctor_report"),
+    "eval": ("eval", "eval_report"),
+    "inspect": ("inspect", "inspect_report"),
+    "push": ("push", "push_report"),
+    "verify": ("verification", "verify_report"),
+}
+
+
 def render(document: dict[str, Any]) -> list[RenderableType]:
     """The report of a result's document, as rich renderables for one console, in order."""
-    if document["command"] == "inspect":
-        from normsurgery.report.inspect import inspect_report
-
-        return inspect_report(document)
-    if document["command"] == "doctor":
-        from normsurgery.report.doctor import doctor_report
-
-        return doctor_report(document)
-    if document["command"] == "verify":
-        from normsurgery.report.verification import verify_report
-
-        return verify_report(document)
-    if document["command"] == "push":
-        from normsurgery.report.push import push_report
-
-        return push_report(document)
-    from normsurgery.report.convert import surgery_report
-
-    return surgery_report(document)
+    module, name = _REPORTS.get(document["command"], ("convert", "surgery_report"))
+    report = getattr(import_module(f"{__name__}.{module}"), name)
+    found: list[RenderableType] = report(document)
+    return found

@@ -12,7 +12,7 @@ import normsurgery
 from normsurgery.cli import main
 from normsurgery.cli.app import app
 from tests.cli.invoke import ROOT, Fake
-from tests.report import documents
+from tests.report import bench_documents, documents
 
 MODEL = str(ROOT / "tests" / "data" / "tiny-gpt2-6x96")
 RECIPE = str(ROOT / "recipes" / "gpt2-to-rmsnorm.yaml")
@@ -26,6 +26,8 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "arrange": documents.arrange_document,
     "heal": documents.heal_document,
     "verify": documents.verify_document,
+    "bench": bench_documents.bench_document,
+    "eval": bench_documents.eval_document,
     "run": documents.convert_document,
     "push": documents.push_document,
 }
@@ -39,6 +41,8 @@ NEEDED = {
     "arrange": [MODEL, "-o", "out", "--blocks", "0-3,zero"],
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
+    "bench": [MODEL, MODEL],
+    "eval": [MODEL, MODEL],
     "run": [RECIPE],
     "push": [MODEL, "user/pythia-rms"],
 }
@@ -163,6 +167,34 @@ OPTIONS = [
     ("verify", "--seed=3", "seed", 3),
     ("verify", "--trust-remote-code", "trust_remote_code", True),
     ("verify", "--allow-pickle", "allow_pickle", True),
+    ("bench", "--batch=1,4", "batch", (1, 4)),
+    ("bench", "--length=8,16", "length", (8, 16)),
+    ("bench", "--new-tokens=5", "new_tokens", 5),
+    ("bench", "--repeats=7", "repeats", 7),
+    ("bench", "--compile=eager+compiled", "compile", "eager+compiled"),
+    ("bench", "--dtype=bfloat16", "dtype", "bfloat16"),
+    ("bench", "--device=cpu", "device", "cpu"),
+    ("bench", "--threads=2", "threads", 2),
+    ("bench", "--no-memory", "memory", False),
+    ("bench", "--data=images", "data", Path("images")),
+    ("bench", "--seed=3", "seed", 3),
+    ("bench", "--trust-remote-code", "trust_remote_code", True),
+    ("bench", "--allow-pickle", "allow_pickle", True),
+    ("eval", "--tasks=a,b", "tasks", ("a", "b")),
+    ("eval", "--data=t.txt", "data", "t.txt"),
+    ("eval", "--text-column=body", "text_column", "body"),
+    ("eval", "--tokens=99", "tokens", 99),
+    ("eval", "--max-length=64", "max_length", 64),
+    ("eval", "--num-fewshot=2", "num_fewshot", 2),
+    ("eval", "--limit=5", "limit", 5),
+    ("eval", "--batch-size=3", "batch_size", 3),
+    ("eval", "--chat-template", "chat_template", True),
+    ("eval", "--include-path=tasks", "include_path", Path("tasks")),
+    ("eval", "--dtype=bfloat16", "dtype", "bfloat16"),
+    ("eval", "--device=cpu", "device", "cpu"),
+    ("eval", "--seed=3", "seed", 3),
+    ("eval", "--trust-remote-code", "trust_remote_code", True),
+    ("eval", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
     ("push", "--public", "private", False),
