@@ -41,6 +41,12 @@ fix: $(STAMP)
 
 check: lint test
 
+# lm-evaluation-harness stands beside it too: what it pulls in asks for other versions of what the
+# pins name, so that pip falls back to releases of ten years ago.
+HARNESS := lm_eval evaluate chardet colorama dataproperty lxml mbstrdecoder more_itertools nltk \
+	pathvalidate portalocker pytablewriter pytz rouge_score sacrebleu six sqlitedict tabledata \
+	tabulate tcolorpy typepy word2number
+
 # torch first and pinned: resolved together with the rest, pip may fetch several builds of it.
 # timm stands beside the environment: the torchvision that it asks for is built for another torch,
 # and transformers' image code fails where it can see it.
@@ -51,6 +57,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,engines]'
 	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/timm -c constraints.txt \
 		timm torchvision
+	$(BIN)/pip install --quiet --upgrade --no-deps --target $(VENV)/lm-eval -c constraints.txt \
+		$(HARNESS)
 	touch $(STAMP)
 
 clean:

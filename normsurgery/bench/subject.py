@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from normsurgery.anatomy.inputs import example_inputs
-from normsurgery.bench.timing import Clock, Runner, forward_runner, generate, text_runner
+from normsurgery.bench.timing import Clock, Run, Runner, forward_runner, generate, text_runner
 from normsurgery.calibrate.arrays.read import read_arrays
-from normsurgery.errors import UsageError
+from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.verify.layout import Host, chosen_layout
 from normsurgery.verify.run import placed
 
@@ -79,8 +79,8 @@ class Subject:
         try:
             generate(self.model, trial, new_tokens=2)
         except Exception as error:  # whatever the model's own code raises at such inputs
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.notes.append(f"{self.name}: no text is generated from made-up inputs ({reason})")
+            why = _first_line(error)
+            self.notes.append(f"{self.name}: no text is generated from made-up inputs ({why})")
             return False
         return True
 
@@ -145,9 +145,15 @@ class Subject:
         if not compiled:
             return plain
 
-        def run() -> Any:
+        def run() -> Run:
             with self._compiled_forward():
-                return plain()
+                try:
+                    return plain()
+                except Exception as error:  # the compiler's own, of many kinds; eager runs went
+                    raise UnsupportedModelError(
+                        f"{self.name} does not run through torch.compile: {_first_line(error)}",
+                        "--compile none",
+                    ) from error
 
         return run
 
@@ -177,3 +183,7 @@ class Subject:
         ):
             self.model(**inputs)
         return int(counter.get_total_flops())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

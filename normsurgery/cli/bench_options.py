@@ -14,7 +14,7 @@ CompileName: TypeAlias = Literal["none", "eager+compiled"]
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL [MODEL …]", help="Directories or Hub ids, the yardstick first."),
+    typer.Argument(metavar="MODEL", help="Directories or Hub ids, the yardstick first."),
 ]
 Batch = Annotated[str, typer.Option(metavar="LIST", help="Rows at once, such as 1,4.")]
 Length = Annotated[
@@ -49,7 +49,7 @@ Tasks = Annotated[
     str,
     typer.Option(
         metavar="LIST",
-        help="Tasks of lm-evaluation-harness, with commas. Needs normsurgery\\[eval].",
+        help="Tasks of lm-evaluation-harness, with commas. Needs normsurgery[eval].",
     ),
 ]
 TextTokens = Annotated[

@@ -97,7 +97,8 @@ def _speeds(document: Figures, models: Sequence[str]) -> RenderableType:
             ])  # fmt: skip
     columns = [*about, "model", "per second", "p50 ms", "p90", "p99", "GFLOP"]
     numbers = {*range(len(about) - 2, len(about)), *range(len(about) + 1, len(columns))}
-    return plain_table(columns, rows, right=numbers)
+    whole = set(range(len(columns))) - {len(about)}  # of names alone there is no telling how long
+    return plain_table(columns, rows, right=numbers, whole=whole)
 
 
 def _sizes(models: Sequence[Figures], names: Sequence[str]) -> RenderableType:

@@ -1,5 +1,6 @@
 """`bench` on tiny models: what is measured, and of what; never how fast."""
 
+import functools
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import normsurgery
 from normsurgery.bench.memory import in_a_fresh_process
 from normsurgery.cli import main
-from normsurgery.errors import ResourceError, UsageError
+from normsurgery.errors import ResourceError, UnsupportedModelError, UsageError
 from tests.families import build
 
 FAST: dict[str, Any] = {"repeats": 6, "memory": False, "device": "cpu"}
@@ -88,6 +89,37 @@ def test_a_model_that_writes_down_sounds_has_decode_and_no_length(models):
 def test_what_cannot_be_measured_is_refused(models, names, options, words):
     with pytest.raises(UsageError, match=words):
         normsurgery.bench(*(models[name][0] for name in names), **{**FAST, **options})
+
+
+def test_a_compiled_model_is_measured_beside_the_eager_one(models, monkeypatch):
+    """With a compiler of our own: the real one takes minutes on a busy machine."""
+    seen = []
+
+    def compiler(forward):
+        @functools.wraps(forward)
+        def compiled(*given, **named):
+            seen.append(forward)
+            return forward(*given, **named)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    options = {**FAST, "repeats": 1, "compile": "eager+compiled"}
+    document = normsurgery.bench(models["vit"][0], **options).to_dict()
+    assert [cell["mode"] for cell in document["cells"]] == ["eager", "compiled"]
+    assert len(seen) == 3  # two rounds before, and one that counts
+
+
+def test_a_model_that_does_not_compile_says_why(models, monkeypatch):
+    def compiler(forward):
+        def compiled(*given, **named):
+            raise RuntimeError("graph break\nat length")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    with pytest.raises(UnsupportedModelError, match=r"torch\.compile: graph break$"):
+        normsurgery.bench(models["vit"][0], compile="eager+compiled", **FAST)
 
 
 def test_too_few_samples_are_refused(models, tmp_path):

@@ -4,6 +4,8 @@ import importlib.util
 import json
 import math
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,6 +59,16 @@ def worse(tmp_path_factory):
     return directory
 
 
+@pytest.fixture
+def harness(monkeypatch):
+    """The real one: `make test` puts it beside the environment, into `.venv/lm-eval`."""
+    beside = Path(sys.prefix, "lm-eval")
+    if beside.is_dir():
+        monkeypatch.setattr(sys, "path", [*sys.path, str(beside)])  # after what is there already
+    elif importlib.util.find_spec("lm_eval") is None:
+        pytest.skip("lm-eval is not here; `make test` brings it along")
+
+
 def test_perplexity_is_that_of_the_text(worse, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text(TEXT)
@@ -92,10 +104,7 @@ def test_a_model_that_writes_no_text_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="needs lm-eval: normsurgery[eval]"
-)
-def test_the_harness_s_tasks_stand_side_by_side(worse, tmp_path):
+def test_the_harness_s_tasks_stand_side_by_side(harness, worse, tmp_path):
     questions = [
         {"question": f"{word} quick brown", "answer": i % 3, "word": "fox"}
         for i, word in enumerate(["The", "A", "One", "My", "Your", "That"])
