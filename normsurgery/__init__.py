@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
+    from normsurgery.api.doctor import DoctorResult as DoctorResult
+    from normsurgery.api.doctor import doctor as doctor
     from normsurgery.api.fold import FoldResult as FoldResult
     from normsurgery.api.fold import fold as fold
     from normsurgery.api.fold_bn import FoldBnResult as FoldBnResult
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from normsurgery.api.inspect import inspect as inspect
     from normsurgery.api.prune import PruneResult as PruneResult
     from normsurgery.api.prune import prune as prune
+    from normsurgery.api.push import PushResult as PushResult
+    from normsurgery.api.push import push as push
     from normsurgery.api.remove_ln import RemoveLnResult as RemoveLnResult
     from normsurgery.api.remove_ln import remove_ln as remove_ln
     from normsurgery.api.run import RunResult as RunResult
@@ -48,12 +52,14 @@ _HOME_OF = {
     "ArrangeResult": "api.arrange",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
+    "DoctorResult": "api.doctor",
     "FoldResult": "api.fold",
     "FoldBnResult": "api.fold_bn",
     "HealResult": "api.heal",
     "HubError": "errors",
     "InspectResult": "api.inspect",
     "PruneResult": "api.prune",
+    "PushResult": "api.push",
     "RemoveLnResult": "api.remove_ln",
     "ResourceError": "errors",
     "RunResult": "api.run",
@@ -64,11 +70,13 @@ _HOME_OF = {
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
     "convert": "api.convert",
+    "doctor": "api.doctor",
     "fold": "api.fold",
     "fold_bn": "api.fold_bn",
     "heal": "api.heal",
     "inspect": "api.inspect",
     "prune": "api.prune",
+    "push": "api.push",
     "remove_ln": "api.remove_ln",
     "run": "api.run",
     "verify": "api.verify",

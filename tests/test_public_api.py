@@ -14,20 +14,30 @@ FUNCTIONS = [
     *[
         "arrange",
         "convert",
+        "doctor",
         "fold",
         "fold_bn",
         "heal",
         "inspect",
         "prune",
+        "push",
         "remove_ln",
         "run",
         "verify",
     ],
 ]
 NAMES = [
-    *["CheckpointError", "ConvertResult", "HubError", "InspectResult", "ResourceError"],
+    *[
+        "CheckpointError",
+        "ConvertResult",
+        "DoctorResult",
+        "HubError",
+        "InspectResult",
+        "ResourceError",
+    ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
+    *["PushResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

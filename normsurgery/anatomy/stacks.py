@@ -24,6 +24,7 @@ from normsurgery.anatomy.float64 import Float64
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.anatomy.twin import Twin, meta_model
 from normsurgery.errors import UnsupportedModelError, UsageError
+from normsurgery.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def choose_stack(stacks: Sequence[Stack], asked: str | None = None) -> Stack:
     if len(found) != 1:
         names = ", ".join(stack.name for stack in stacks)
         which = f"--stack {asked} fits {len(found)} stacks" if asked else "it has several stacks"
-        raise UsageError(f"{which} of blocks: {names}", "name one with --stack")
+        meant = did_you_mean(asked or "", [stack.name for stack in stacks])
+        raise UsageError(f"{which} of blocks: {names}", f"{meant}name one with --stack")
     if found[0].why_not:
         raise UnsupportedModelError(
             f"the blocks of {found[0].name} cannot be rearranged: {found[0].why_not}",

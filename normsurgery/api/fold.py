@@ -20,6 +20,7 @@ from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.doors import one_door
+from normsurgery.nearest import choices_hint
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.cast import cast, stored_dtype, widens
 from normsurgery.surgery.folds import FoldOptions, FoldPlan, Step
@@ -145,7 +146,7 @@ def _check(dtype: str | None, rotation: str) -> None:
     if dtype is not None:
         stored_dtype(dtype)
     if rotation not in ROTATIONS:
-        raise UsageError(f"--rotation {rotation} is unknown", f"one of: {', '.join(ROTATIONS)}")
+        raise UsageError(f"--rotation {rotation} is unknown", choices_hint(rotation, ROTATIONS))
 
 
 def _composed(

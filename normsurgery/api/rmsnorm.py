@@ -15,6 +15,7 @@ from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
 from normsurgery.graft.attach import Graft, make_graft
 from normsurgery.graft.plan import GraftPlan, crmsnorm_plan, rmsnorm_plan, why_not_exclusive
+from normsurgery.nearest import did_you_mean
 from normsurgery.surgery.bake_embedding_norm import bake_embedding_norms, bakeable
 from normsurgery.surgery.cast import cast, widens
 from normsurgery.surgery.centre import centre_writers
@@ -93,7 +94,7 @@ def _restricted(examination: Examination, part: str | None) -> Examination:
         known = dict.fromkeys(s.part or "." for s in examination.anatomy.layer_norm_streams())
         raise UsageError(
             f"--part {part}: no residual stream that LayerNorms read lies in such a module",
-            f"parts with one: {', '.join(known) or 'none'}",
+            f"{did_you_mean(str(part), known)}parts with one: {', '.join(known) or 'none'}",
         )
     return replace(examination, anatomy=anatomy)
 

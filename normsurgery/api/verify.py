@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.api.result import Reported
 from normsurgery.report.progress import Progress
 from normsurgery.version import VERSION
 
@@ -17,7 +18,7 @@ MAX_LENGTH = 256
 
 
 @dataclass(frozen=True)
-class VerifyResult:
+class VerifyResult(Reported):
     """What was compared and found; `passed` is the verdict as a truth value."""
 
     source: dict[str, Any]

@@ -20,6 +20,7 @@ from normsurgery.checkpoint.layout import (
 )
 from normsurgery.checkpoint.text import shown
 from normsurgery.errors import CheckpointError, HubError, ResourceError, SurgeryError
+from normsurgery.nearest import path_hint
 
 _ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 _ONLINE = "check the connection and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is in the cache"
@@ -31,7 +32,7 @@ def parse_id(model: str) -> tuple[str, str | None]:
     if not found or model.startswith((".", "-", "~")):
         raise CheckpointError(
             f"{shown(model)} is neither a directory nor a Hub id",
-            "check the path; a Hub id is owner/name or owner/name@revision",
+            f"a Hub id is owner/name or owner/name@revision; {path_hint(Path(model))}",
         )
     return found["id"], found["revision"]
 

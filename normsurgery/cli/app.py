@@ -8,11 +8,13 @@ import typer
 
 from normsurgery.cli.arrange import arrange
 from normsurgery.cli.convert import convert
+from normsurgery.cli.doctor import doctor
 from normsurgery.cli.fold import fold
 from normsurgery.cli.fold_bn import fold_bn
 from normsurgery.cli.heal import heal
 from normsurgery.cli.inspect import inspect
 from normsurgery.cli.prune import prune
+from normsurgery.cli.push import push
 from normsurgery.cli.remove_ln import remove_ln
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
@@ -21,6 +23,7 @@ from normsurgery.cli.version import versions
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    suggest_commands=False,  # cli/usage.py does
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
@@ -33,6 +36,8 @@ app.command()(arrange)
 app.command()(heal)
 app.command()(verify)
 app.command()(run)
+app.command()(push)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:
@@ -46,7 +51,7 @@ def normsurgery(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print versions."),
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print versions."),
     ] = False,
 ) -> None:
     """Rewrite a Hugging Face checkpoint, and prove what the rewrite did.

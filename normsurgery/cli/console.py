@@ -17,6 +17,7 @@ from normsurgery.errors import SurgeryError, UsageError, VerificationError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from normsurgery.report.next_steps import Asked
     from normsurgery.report.progress import Progress
 
 
@@ -29,13 +30,15 @@ def working() -> Iterator[Progress]:
         yield bars
 
 
-def show(document: dict[str, Any], *, as_json: bool) -> None:
-    """Print a result's document. A verdict of fail ends the command with its exit code.
+def show(document: dict[str, Any], *, as_json: bool, asked: Asked | None = None) -> None:
+    """Print a result's document, and after a report what to do next with what was `asked`.
+
+    A verdict of fail ends the command with its exit code.
 
     So does a preview, which is not what a person who named an output asked for: the error goes to
     stderr, and stdout has the document alone.
     """
-    write(_json(document) if as_json else _report(document))
+    write(_json(document) if as_json else _report(document, asked))
     if document.get("preview"):
         error = UsageError("nothing was written", "add --finetune or --one-shot")
         raise typer.Exit(fail(error, as_json=False, traceback=False))
@@ -43,12 +46,16 @@ def show(document: dict[str, Any], *, as_json: bool) -> None:
         raise typer.Exit(VerificationError.exit_code)
 
 
-def _report(document: dict[str, Any]) -> str:
+def _report(document: dict[str, Any], asked: Asked | None) -> str:
     from normsurgery.report import render
+    from normsurgery.report.next_steps import next_lines
+    from normsurgery.report.tables import code, section
 
+    lines = next_lines(document, asked) if asked is not None else []
+    after = [*section("Next"), *code(lines)] if lines else []
     out = console()
     with out.capture() as captured:
-        for part in render(document):
+        for part in [*render(document), *after]:
             out.print(part, soft_wrap=bool(getattr(part, "no_wrap", False)))
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 

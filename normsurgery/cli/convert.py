@@ -5,7 +5,9 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import interruptible
 from normsurgery.cli.trust import announce_code
+from normsurgery.report.next_steps import Asked
 
 
 def convert(
@@ -46,7 +48,7 @@ def convert(
       normsurgery convert ./my-model -o out --fold-affine --dtype bfloat16
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with working() as progress:
+    with interruptible(output), working() as progress:
         result = normsurgery.convert(
             model,
             output,
@@ -69,4 +71,5 @@ def convert(
             allow_pickle=allow_pickle,
             progress=progress,
         )
-    show(result.to_dict(), as_json=json)
+    asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    show(result.to_dict(), as_json=json, asked=asked)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import interruptible
 from normsurgery.cli.trust import announce_code
+from normsurgery.report.next_steps import Asked
 
 
 def fold(
@@ -49,7 +51,7 @@ def fold(
       normsurgery fold ./pruned -o out --what recalibrate --data ./images
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with working() as progress:
+    with interruptible(output), working() as progress:
         result = normsurgery.fold(
             model,
             output,
@@ -71,4 +73,5 @@ def fold(
             allow_pickle=allow_pickle,
             progress=progress,
         )
-    show(result.to_dict(), as_json=json)
+    asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    show(result.to_dict(), as_json=json, asked=asked)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import interruptible
 from normsurgery.cli.trust import announce_code
+from normsurgery.report.next_steps import Asked
 
 
 def fold_bn(
@@ -42,7 +44,7 @@ def fold_bn(
       normsurgery fold-bn ./my-model -o ./out --example photo.png
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with working() as progress:
+    with interruptible(output), working() as progress:
         result = normsurgery.fold_bn(
             model,
             output,
@@ -62,4 +64,5 @@ def fold_bn(
             allow_pickle=allow_pickle,
             progress=progress,
         )
-    show(result.to_dict(), as_json=json)
+    asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    show(result.to_dict(), as_json=json, asked=asked)

@@ -7,10 +7,9 @@ import os
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
-from normsurgery.cli.interrupt import resumable
+from normsurgery.cli.interrupt import HEALED, interruptible
 from normsurgery.cli.trust import announce_code
-
-GOES_ON = "the same command with --resume goes on after the last saved step"
+from normsurgery.report.next_steps import Asked
 
 
 def heal(
@@ -64,7 +63,7 @@ def heal(
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
     announce_code(teacher, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with resumable(GOES_ON), working() as progress:
+    with interruptible(output, HEALED), working() as progress:
         result = normsurgery.heal(
             model,
             output,
@@ -102,4 +101,5 @@ def heal(
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the main one speaks
-        show(result.to_dict(), as_json=json)
+        asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        show(result.to_dict(), as_json=json, asked=asked)

@@ -6,6 +6,7 @@ import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
 from normsurgery.cli.trust import announce_code
+from normsurgery.report.next_steps import Asked
 
 
 def inspect(
@@ -35,4 +36,5 @@ def inspect(
             allow_pickle=allow_pickle,
             progress=progress,
         )
-    show(result.to_dict(), as_json=json)
+    asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    show(result.to_dict(), as_json=json, asked=asked)

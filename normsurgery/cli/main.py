@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 import typer
 
 from normsurgery.cli import console
 from normsurgery.cli.interrupt import INTERRUPTED, InterruptedByUserError
-from normsurgery.errors import ResourceError, SurgeryError, UsageError
+from normsurgery.cli.usage import usage_error
+from normsurgery.errors import ResourceError, SurgeryError
 
 # Typer's own Click has no public name for "the user typed something wrong".
 _BadUsage: type[Exception] = typer.BadParameter.__mro__[1]
@@ -28,6 +29,7 @@ _LIBRARIES_QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_FLAGS = re.compile(r"-[fn]*j[fnj]*")  # letters that take no value, -j among them
 # Idle OpenMP threads that spin take the cores from whoever works: beside one other process on two
 # cores, a prune of the shipped GPT-2 took 147 s of CPU with them and 11 s without.
 _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -42,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = given[: given.index("--")] if "--" in given else given
     with _quiet_libraries(), _sigterm_as_interrupt():
-        return _run(given, as_json="--json" in options, traceback="--traceback" in options)
+        return _run(given, as_json=_wants_json(options), traceback="--traceback" in options)
+
+
+def _wants_json(options: Sequence[str]) -> bool:
+    """--json, or its letter, alone or among others: `-nj`."""
+    return "--json" in options or any(_FLAGS.fullmatch(word) for word in options)
 
 
 def _run(arguments: list[str], *, as_json: bool, traceback: bool) -> int:
@@ -66,7 +73,7 @@ def _explained(raised: Exception) -> SurgeryError:
         return raised
     error: SurgeryError
     if isinstance(raised, _BadUsage):
-        error = _usage_error(raised)
+        error = usage_error(raised)
     elif isinstance(raised, MemoryError) or type(raised).__name__ == "OutOfMemoryError":
         error = ResourceError(f"out of memory: {raised}", "--device cpu, or a smaller --dtype")
     elif isinstance(raised, OSError) and raised.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -74,15 +81,11 @@ def _explained(raised: Exception) -> SurgeryError:
     else:
         error = BugError(
             f"{type(raised).__name__}: {raised}",
-            "this is a bug in normsurgery: please report it with the output of --traceback",
+            "this is a bug in normsurgery: please report it with the output of --traceback and of "
+            "normsurgery doctor",
         )
     error.__cause__ = raised
     return error
-
-
-def _usage_error(raised: Any) -> UsageError:
-    command = raised.ctx.command_path if raised.ctx else "normsurgery"
-    return UsageError(raised.format_message().rstrip("."), f"{command} --help")
 
 
 @contextmanager

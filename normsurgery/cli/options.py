@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from normsurgery.cli import complete
+
 DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
 ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
 TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
@@ -22,14 +24,26 @@ ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A directory, or a Hub id such as openai-community/gpt2@main."
+        metavar="MODEL",
+        help="A directory, or a Hub id such as openai-community/gpt2@main.",
+        autocompletion=complete.models,
     ),
 ]
 Reference = Annotated[
-    str, typer.Argument(metavar="REFERENCE", help="The original: a directory or a Hub id.")
+    str,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="The original: a directory or a Hub id.",
+        autocompletion=complete.models,
+    ),
 ]
 Candidate = Annotated[
-    str, typer.Argument(metavar="CANDIDATE", help="What was made of it: a directory or a Hub id.")
+    str,
+    typer.Argument(
+        metavar="CANDIDATE",
+        help="What was made of it: a directory or a Hub id.",
+        autocompletion=complete.models,
+    ),
 ]
 Recipe = Annotated[
     Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run, or a surgery.json.")
@@ -43,7 +57,14 @@ Set = Annotated[
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", help="The directory to write.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="OUT",
+        help="The directory to write.",
+        autocompletion=complete.outputs,
+    ),
 ]
 To = Annotated[ToName, typer.Option(help="The norm that LayerNorm becomes.")]
 Target = Annotated[
@@ -61,7 +82,10 @@ Untie = Annotated[bool, typer.Option("--untie", help="Give a tied head a table o
 What = Annotated[
     str,
     typer.Option(
+        "--what",
+        "-w",
         metavar="FOLDS",
+        autocompletion=complete.word_list(complete.FOLDS),
         help="One or more, with commas: norm, layerscale, image-norm, value-bias, key-bias, "
         "query-scale, mup, weight-norm, rotate; or recalibrate.",
     ),
@@ -69,6 +93,8 @@ What = Annotated[
 FoldData = Annotated[
     Path | None,
     typer.Option(
+        "--data",
+        "-d",
         metavar="PATH",
         help="Text to verify on; for recalibrate: images, .wav, .npy or .npz. "
         "[default: a public-domain sample]",
@@ -87,6 +113,7 @@ Original = Annotated[
     typer.Option(
         "--reference",
         metavar="ORIGINAL",
+        autocompletion=complete.models,
         help="For recalibrate without labels: what the model was made from.",
     ),
 ]
@@ -177,11 +204,17 @@ MaxShardSize = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
+    typer.Option(
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N.",
+        autocompletion=complete.one_of(complete.DEVICES),
+    ),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
+        "--data",
+        "-d",
         metavar="FILE",
         help="Text to verify on; images, .wav or .npz (a file or a folder) where the model reads "
         "these. [default: a public-domain text, or random inputs]",
@@ -191,7 +224,11 @@ Tokens = Annotated[int, typer.Option(min=1, help="How many tokens of it to compa
 MaxLength = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence. [default: 256]")]
 Teacher = Annotated[
     str,
-    typer.Option(metavar="ORIGINAL", help="What the model was made from: a directory or a Hub id."),
+    typer.Option(
+        metavar="ORIGINAL",
+        help="What the model was made from: a directory or a Hub id.",
+        autocompletion=complete.models,
+    ),
 ]
 Train = Annotated[
     TrainName,
@@ -204,6 +241,7 @@ TextData = Annotated[
     str | None,
     typer.Option(
         "--data",
+        "-d",
         metavar="TEXT",
         help="Text to read: a .txt, .jsonl, .parquet or .csv file, or a data set of the Hub. "
         "[default: a public-domain sample]",
@@ -293,16 +331,16 @@ Health = Annotated[
     bool, typer.Option("--health", help="Read every weight: count NaN, Inf and all-zero tensors.")
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace OUT once the new one is complete.")
+    bool, typer.Option("--overwrite", "-f", help="Replace OUT once the new one is complete.")
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Print the plan, write nothing."),
+    typer.Option("--dry-run", "-n", help="Print the plan, write nothing."),
 ]
 Seed = Annotated[int, typer.Option(help="For everything drawn at random.")]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON document and no report."),
+    typer.Option("--json", "-j", help="Print one JSON document and no report."),
 ]
 Traceback = Annotated[
     bool,

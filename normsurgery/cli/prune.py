@@ -7,10 +7,9 @@ import os
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
-from normsurgery.cli.interrupt import resumable
+from normsurgery.cli.interrupt import MEASURED, interruptible
 from normsurgery.cli.trust import announce_code
-
-GOES_ON = "the same command goes on after the last block that was measured"
+from normsurgery.report.next_steps import Asked
 
 
 def prune(
@@ -60,7 +59,7 @@ def prune(
       accelerate launch -m normsurgery prune ./my-model -o out --drop 8
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with resumable(GOES_ON), working() as progress:
+    with interruptible(output, MEASURED), working() as progress:
         result = normsurgery.prune(
             model,
             output,
@@ -91,4 +90,5 @@ def prune(
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-        show(result.to_dict(), as_json=json)
+        asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        show(result.to_dict(), as_json=json, asked=asked)

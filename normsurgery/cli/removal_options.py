@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from normsurgery.cli import complete
+
 ExportName: TypeAlias = Literal["graft", "stock", "partial"]
 TeacherName: TypeAlias = Literal["original", "control", "none"]
 ReportName: TypeAlias = Literal["none", "tensorboard", "trackio"]
@@ -24,6 +26,7 @@ Schedule = Annotated[
     str,
     typer.Option(
         metavar="auto|NAME|FILE",
+        autocompletion=complete.one_of(complete.SCHEDULES),
         help="When each norm goes and how it trains: auto, from the model's size and the tokens; "
         "gpt2, gpt2-medium, gpt2-large or gpt2-xl, as published; or a YAML file.",
     ),
@@ -32,6 +35,7 @@ Sites = Annotated[
     str,
     typer.Option(
         metavar="LIST",
+        autocompletion=complete.word_list(complete.SITES),
         help="Which norms go, of mlp, attention, final and inner (norms of queries, keys and "
         "other values within a sublayer). Fewer than the first three need --export partial.",
     ),

@@ -8,10 +8,9 @@ import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli import removal_options as r
 from normsurgery.cli.console import show, working
-from normsurgery.cli.interrupt import resumable
+from normsurgery.cli.interrupt import REMOVED, interruptible
 from normsurgery.cli.trust import announce_code
-
-GOES_ON = "the same command with --resume goes on after the last saved step"
+from normsurgery.report.next_steps import Asked
 
 
 def remove_ln(
@@ -65,7 +64,7 @@ def remove_ln(
       accelerate launch -m normsurgery remove-ln ./model -o noln --finetune
     """
     announce_code(model, trusted=trust_remote_code, allow_pickle=allow_pickle)
-    with resumable(GOES_ON), working() as progress:
+    with interruptible(output, REMOVED), working() as progress:
         result = normsurgery.remove_ln(
             model,
             output,
@@ -103,4 +102,5 @@ def remove_ln(
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the main one speaks
-        show(result.to_dict(), as_json=json)
+        asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        show(result.to_dict(), as_json=json, asked=asked)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
+from normsurgery.cli.interrupt import interruptible, kept_by_recipe
 from normsurgery.cli.trust import announce_code
 from normsurgery.recipe import read_recipe
+from normsurgery.report.next_steps import Asked
 
 
 def run(
@@ -35,7 +38,13 @@ def run(
     checked = read_recipe(recipe, changes)
     for model in checked.models:
         announce_code(model, trusted=checked.trusts_code, allow_pickle=checked.allows_pickle)
-    with working() as progress:
+    kept = kept_by_recipe([step.surgery for step in checked.steps])
+    with interruptible(Path(checked.output), kept), working() as progress:
         result = normsurgery.run(recipe, overrides=changes, dry_run=dry_run, progress=progress)
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-        show(result.to_dict(), as_json=json)
+        asked = Asked(
+            checked.source,
+            trust_remote_code=checked.trusts_code,
+            allow_pickle=checked.allows_pickle,
+        )
+        show(result.to_dict(), as_json=json, asked=asked)

@@ -6,6 +6,7 @@ import normsurgery
 from normsurgery.cli import options as o
 from normsurgery.cli.console import show, working
 from normsurgery.cli.trust import announce_code
+from normsurgery.report.next_steps import Asked
 
 
 def verify(
@@ -54,4 +55,7 @@ def verify(
             seed=seed,
             progress=progress,
         )
-    show(result.to_dict(), as_json=json)
+    asked = Asked(
+        reference, candidate, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle
+    )
+    show(result.to_dict(), as_json=json, asked=asked)

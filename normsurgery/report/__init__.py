@@ -18,10 +18,18 @@ def render(document: dict[str, Any]) -> list[RenderableType]:
         from normsurgery.report.inspect import inspect_report
 
         return inspect_report(document)
+    if document["command"] == "doctor":
+        from normsurgery.report.doctor import doctor_report
+
+        return doctor_report(document)
     if document["command"] == "verify":
         from normsurgery.report.verification import verify_report
 
         return verify_report(document)
+    if document["command"] == "push":
+        from normsurgery.report.push import push_report
+
+        return push_report(document)
     from normsurgery.report.convert import surgery_report
 
     return surgery_report(document)

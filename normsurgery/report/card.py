@@ -49,7 +49,7 @@ NATIVE = (
     CENTRED[-1],
 )
 _VERBS = {"heal": "healed"}
-WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows yet
+WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows before `push`
 # The Hub knows adapter, merge, quantized and finetune. Full weights in the source's precision,
 # derived from one base: "finetune" is the only one whose listings fit, although nothing was
 # trained; "quantized" would put the model among smaller-precision copies.
@@ -82,6 +82,19 @@ def model_card(
     )
     card = merged(front, _metadata(document)) + "\n" + section
     return card if not body.strip() else card + "\n" + body.lstrip("\n")
+
+
+def at_home(card: str, repository: str) -> str:
+    """The card with its Hub id in the lines that load it.
+
+    Only the first block of code that holds the placeholder is ours; a card further down is the
+    source's, and speaks of another model.
+    """
+    start = card.find(repr(WHERE))
+    end = card.find("```", start)
+    if start < 0 or end < 0:
+        return card
+    return card[:start] + card[start:end].replace(repr(WHERE), repr(repository)) + card[end:]
 
 
 def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def split(card: str) -> tuple[str, str]:
     return front, card[found.end() :]
 
 
+def metadata(card: str) -> dict[str, Any]:
+    """The front matter's keys and values; empty where there is none, or none that can be read."""
+    return _mapping(split(card)[0]) or {}
+
+
 def merged(front: str, ours: Mapping[str, Any]) -> str:
     """Front matter with our keys in it, dashes included. Tags are united, others replaced."""
     import yaml

@@ -10,9 +10,6 @@ GRAFT = "# with RMSNorm for LayerNorm, by the modeling file beside the weights"
 OTHER_GRAFT = "# by the modeling file beside the weights"
 
 
-_NO_RMSNORM = ("remove-ln", "fold-bn")
-
-
 def custom_code(document: Mapping[str, Any]) -> bool:
     """Whether a modeling file of ours travels with the result.
 
@@ -40,6 +37,15 @@ def loading_lines(document: Mapping[str, Any], where: str) -> list[str]:
     if target["form"] != "graft":
         lines += [STOCK, f"model = {plain}"] if target["form"] == "stock" else [f"model = {plain}"]
     if custom_code(document):
-        swaps = _swaps_norms(document) and document.get("command") not in _NO_RMSNORM
-        lines += [GRAFT if swaps else OTHER_GRAFT, f"model = {trusted}"]
+        lines += [GRAFT if _gains_rmsnorms(document) else OTHER_GRAFT, f"model = {trusted}"]
     return lines
+
+
+def _gains_rmsnorms(document: Mapping[str, Any]) -> bool:
+    """Whether a step put RMSNorms where others were."""
+    for receipt in document["receipts"]:
+        norms = receipt.get("norms") or {}
+        before, after = (norms.get(side) or {} for side in ("before", "after"))
+        if any(after[kind] > before.get(kind, 0) for kind in after if kind.endswith("RMSNorm")):
+            return True
+    return False

@@ -11,6 +11,7 @@ import torch
 
 from normsurgery.checkpoint import Checkpoint, LazyTensor
 from normsurgery.errors import UsageError
+from normsurgery.nearest import did_you_mean
 from normsurgery.surgery.receipt import Receipt, receipt_of
 
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -23,7 +24,8 @@ def stored_dtype(name: str) -> str:
         return DTYPES[name]
     except KeyError:
         raise UsageError(
-            f"--dtype {name} is not one of {', '.join(DTYPES)}", "leave it out to keep the source's"
+            f"--dtype {name} is not one of {', '.join(DTYPES)}",
+            f"{did_you_mean(name, DTYPES)}leave it out to keep the source's",
         ) from None
 
 

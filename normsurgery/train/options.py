@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint
 
 Method = Literal["lora", "head+last3", "full"]
 METHODS: tuple[Method, ...] = ("lora", "head+last3", "full")
@@ -75,7 +76,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageError(
-                f"unknown training method {self.method!r}", f"one of: {', '.join(METHODS)}"
+                f"unknown training method {self.method!r}", choices_hint(self.method, METHODS)
             )
         if self.steps is not None and self.epochs is not None:
             raise UsageError(

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from normsurgery.anatomy.runtime import quiet
+from normsurgery.checkup.machine import memory
 from normsurgery.verify.sources import ModelSource, class_of, stored_dtype, weight_bytes
 
 # Activations, the KV cache and the allocator's slack, beside the weights.
@@ -155,21 +156,6 @@ def _limits(
 
 
 def available_memory_bytes() -> int:
-    """Free host memory, as the machine and the control group see it (the smaller)."""
-    available = _free_bytes()
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        return available if limit == "max" else min(available, int(limit) - used)
-    except (OSError, ValueError):
-        return available
-
-
-def _free_bytes() -> int:
-    """MemAvailable, which counts what the page cache would give back; else half of all memory."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Free host memory, as the machine and the control group see it; else half of all memory."""
+    free = memory()["free"]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if free is None else free

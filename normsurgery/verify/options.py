@@ -7,6 +7,7 @@ from pathlib import Path
 
 from normsurgery.calibrate.arrays.files import is_array_source
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint
 from normsurgery.verify.sources import dtype_named
 from normsurgery.verify.verdict import CONTRACTS
 
@@ -56,4 +57,4 @@ class VerifyOptions:
 def check_contract(contract: str) -> None:
     """UsageError unless it is exact, fitted, lossy or trained."""
     if contract not in CONTRACTS:
-        raise UsageError(f"unknown contract {contract!r}", f"one of: {', '.join(CONTRACTS)}")
+        raise UsageError(f"unknown contract {contract!r}", choices_hint(contract, CONTRACTS))

@@ -21,6 +21,7 @@ import torch
 
 from normsurgery.anatomy.float64 import Float64
 from normsurgery.errors import CheckpointError, SurgeryError, UsageError
+from normsurgery.nearest import did_you_mean
 from normsurgery.report.progress import Advance, Progress, Silent, Unit
 from normsurgery.verify.figures import SpreadGatherer
 from normsurgery.verify.floor import FloorGatherer, scaled
@@ -99,9 +100,13 @@ def chosen_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"unknown device {name!r}", "auto, cpu, cuda or cuda:N") from None
+        meant = did_you_mean(name, ("auto", "cpu", "cuda"))
+        raise UsageError(f"unknown device {name!r}", f"{meant}auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"no CUDA device for {name!r}", "--device cpu")
+        raise UsageError(
+            f"no CUDA device for {name!r}",
+            "--device cpu; normsurgery doctor shows what torch finds",
+        )
     return device
 
 

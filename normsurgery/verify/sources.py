@@ -15,6 +15,7 @@ import torch
 
 from normsurgery.anatomy.classes import named_class
 from normsurgery.errors import CheckpointError, UsageError
+from normsurgery.nearest import choices_hint
 
 DTYPES = {
     "float64": torch.float64,
@@ -50,7 +51,7 @@ def dtype_named(name: str) -> torch.dtype:
     try:
         return DTYPES[name]
     except KeyError:
-        raise UsageError(f"unknown dtype {name!r}", f"one of: {', '.join(DTYPES)}") from None
+        raise UsageError(f"unknown dtype {name!r}", choices_hint(name, DTYPES)) from None
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -20,7 +20,7 @@ from tests.conftest import Tiny
 from tests.families import build_spec
 from tests.surgery.zoo import ZOO, Spec
 
-OTHERS = ("convert", "remove-ln")  # surgeries that leave the depth alone
+OTHERS = ("convert", "fold", "remove-ln")  # surgeries that leave the depth alone
 LIST, COUNT, FIT = "prune --drop LIST", "prune --drop N", "prune --heal sequential"
 ARRANGE, ZERO, HEAL = "arrange", "arrange, only zero blocks added", "heal"
 

@@ -27,6 +27,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "heal": documents.heal_document,
     "verify": documents.verify_document,
     "run": documents.convert_document,
+    "push": documents.push_document,
 }
 NEEDED = {
     "inspect": [MODEL],
@@ -39,6 +40,7 @@ NEEDED = {
     "heal": [MODEL, "-o", "out", "--teacher", MODEL],
     "verify": [MODEL, MODEL],
     "run": [RECIPE],
+    "push": [MODEL, "user/pythia-rms"],
 }
 OPTIONS = [
     ("inspect", "--health", "health", True),
@@ -163,6 +165,13 @@ OPTIONS = [
     ("verify", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
+    ("push", "--public", "private", False),
+    ("push", "--create-pr", "create_pr", True),
+    ("push", "--revision=v2", "revision", "v2"),
+    ("push", "--message=Second", "message", "Second"),
+    ("push", "--unverified", "unverified", True),
+    ("push", "--i-have-permission", "i_have_permission", True),
+    ("push", "--dry-run", "dry_run", True),
 ]
 
 
@@ -278,14 +287,11 @@ def test_figures_that_json_cannot_hold_become_null(monkeypatch, capsys):
     assert parsed["verification"]["logits"]["max"] is None
 
 
-@pytest.mark.parametrize(("command", "hint"), [
-    ("prune", "the same command"), ("heal", "--resume"), ("remove_ln", "--resume"),
-])  # fmt: skip
-def test_an_interrupted_run_that_can_go_on_says_how(monkeypatch, capsys, command, hint):
+def test_an_interrupted_push_says_how_it_goes_on(monkeypatch, capsys):
     def interrupted(*given, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(normsurgery, command, interrupted)
-    assert main([spelled(command), *NEEDED[command]]) == 130
+    monkeypatch.setattr(normsurgery, "push", interrupted)
+    assert main(["push", *NEEDED["push"]]) == 130
     said = capsys.readouterr().err
-    assert "error: interrupted" in said and hint in said
+    assert "error: interrupted" in said and "the same command goes on" in said

@@ -79,10 +79,10 @@ def test_traceback_is_shown_on_request_only(failing, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["convert", "gpt2"], "Missing option", "normsurgery convert --help"),
+        (["convert", "gpt2"], "Missing option '--output' / '-o'", "-o gpt2-rmsnorm"),
         (["convert"], "Missing argument 'MODEL'", "normsurgery convert --help"),
-        (["convrt"], "Did you mean 'convert'?", "normsurgery --help"),
-        (["inspect", "gpt2", "--halth"], "--health", "normsurgery inspect --help"),
+        (["convrt"], "No such command 'convrt'", "did you mean convert? normsurgery --help"),
+        (["inspect", "gpt2", "--halth"], "--halth", "mean --health? normsurgery inspect --help"),
         (["convert", "a", "-o", "b", "--to", "gn"], "'rmsnorm', 'crmsnorm'", "convert --help"),
         (["convert", "a", "-o", "b", "--seed", "x"], "--seed", "normsurgery convert --help"),
         (["verify", "a"], "Missing argument 'CANDIDATE'", "normsurgery verify --help"),

@@ -12,7 +12,7 @@ from tests.cli.invoke import command, script
 HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "accelerate", "yaml")
 COMMANDS = [
     *["inspect", "convert", "remove-ln", "fold-bn", "fold", "prune", "arrange", "heal", "verify"],
-    "run",
+    *["run", "push", "doctor"],
 ]
 PROBE = f"""
 import json, sys
@@ -114,6 +114,7 @@ def test_python_m_is_the_same_program():
         ("normsurgery convert --fold", {"--fold-affine"}),
         ("normsurgery convert x --target ", {"auto", "native", "stock", "graft"}),
         ("normsurgery verify --against", {"--against-float64"}),
+        ("normsurgery fold x --what norm,ro", {"norm,rotate"}),
     ],
 )
 def test_bash_completion(words, wanted):

@@ -535,3 +535,34 @@ def remove_ln_preview_document() -> dict[str, Any]:
         "sensitivity": [{k: one[k] for k in ("path", "kind", "loss", "added")}
                         for one in sensitivity],
     }  # fmt: skip
+
+
+def push_document() -> dict[str, Any]:
+    """A pull request with two files, one that stayed, and a shard that went."""
+    return {
+        "command": "push",
+        "version": "0.1.0",
+        "output": "out",
+        "source": source(),
+        "surgery": "convert",
+        "verdict": "pass",
+        "licence": {"id": "apache-2.0", "name": None, "link": None},
+        "message": "Upload the result of normsurgery convert",
+        "dry_run": False,
+        "repository": "user/pythia-rms",
+        "revision": "refs/pr/1",
+        "commit": "1" * 40,
+        "url": "https://huggingface.co/user/pythia-rms/discussions/1",
+        "private": False,
+        "created": False,
+        "unchanged": False,
+        "pull_request": "https://huggingface.co/user/pythia-rms/discussions/1",
+        "removed": ["model-00001-of-00002.safetensors"],
+        "files": [
+            {"name": "README.md", "bytes": 4_000},
+            {"name": "model.safetensors", "bytes": 324_645_888},
+        ],
+        "bytes": 324_649_888,
+        "left": [{"name": "optimizer.pt", "why": "the state of a training run"}],
+        "seconds": 4.23,
+    }

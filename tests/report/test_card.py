@@ -4,7 +4,7 @@ import re
 import pytest
 import yaml
 
-from normsurgery.report.card import model_card
+from normsurgery.report.card import at_home, model_card
 from tests.report import documents
 
 SOURCE_CARD = (
@@ -105,3 +105,13 @@ def test_a_dollar_sign_in_the_source_card_stays():
 def test_a_result_without_a_modeling_file_has_no_custom_code():
     text = card(documents.arrange_document())
     assert "custom_code" not in text and "trust_remote_code" not in text
+
+
+def test_a_card_at_home_names_its_id_and_leaves_the_source_s_card_alone():
+    inner = model_card(documents.convert_document(), None, notes=[])
+    card = model_card(documents.convert_document(), inner, notes=[])
+    changed = at_home(card, "user/model")
+    assert changed.count("from_pretrained('user/model'") == 2
+    assert changed.count("from_pretrained('path/to/this/checkpoint'") == 2
+    assert changed.index("'user/model'") < changed.index("'path/to/this/checkpoint'")
+    assert at_home("# No code", "user/model") == "# No code"

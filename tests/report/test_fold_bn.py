@@ -44,3 +44,14 @@ def test_a_name_from_outside_starts_nothing_in_the_card():
 
 def test_other_commands_have_no_such_section():
     assert batch_norm_sections(documents.convert_document()) == []
+
+
+def test_how_to_load_a_graft_does_not_depend_on_the_command_that_made_it():
+    document = documents.fold_bn_document()
+    document["target"] = {**document["target"], "form": "graft", "modeling_file": True}
+    for command in ("fold-bn", "run"):
+        text = printed({**document, "command": command})
+        assert "# by the modeling file beside the weights" in text
+        assert "with RMSNorm" not in text
+    converted = {**documents.convert_document(), "command": "run"}
+    assert "with RMSNorm for LayerNorm" in printed(converted)

@@ -158,6 +158,7 @@ ALL = [
     documents.inspect_document,
     documents.prune_document,
     documents.heal_document,
+    documents.push_document,
 ]
 
 

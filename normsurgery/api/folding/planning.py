@@ -9,6 +9,7 @@ from typing import Any
 from normsurgery.anatomy.examine import Examination
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import SurgeryError, UnsupportedModelError, UsageError
+from normsurgery.nearest import choices_hint
 from normsurgery.surgery.folds import FOLD_ORDER, FoldOptions, FoldPlan
 
 Planner = Callable[[Checkpoint, Examination, FoldOptions], FoldPlan | str]
@@ -40,7 +41,7 @@ def asked_folds(what: str | Sequence[str]) -> tuple[str, ...]:
     known = (*FOLD_ORDER, RECALIBRATE)
     unknown = next((word for word in asked if word not in known), None)
     if unknown is not None:
-        raise UsageError(f"--what {unknown}: there is no such fold", f"one of: {', '.join(known)}")
+        raise UsageError(f"--what {unknown}: there is no such fold", choices_hint(unknown, known))
     if not asked:
         raise UsageError("--what names no fold", f"one of: {', '.join(known)}")
     if RECALIBRATE in asked:

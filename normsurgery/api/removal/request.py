@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from normsurgery.anatomy.norm_paths import DEFAULT_SITES, SITES
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint, did_you_mean
 
 Export = Literal["graft", "stock", "partial"]
 TeacherName = Literal["original", "control", "none"]
@@ -67,7 +68,8 @@ class RemovalRequest:
         wrong = [word for word in given if word not in SITES]
         if wrong or not given:
             said = repr(wrong[0]) if wrong else "no word"
-            raise UsageError(f"--sites: {said} names no norms", f"some of: {','.join(SITES)}")
+            hint = f"{did_you_mean(wrong[0] if wrong else '', SITES)}some of: {','.join(SITES)}"
+            raise UsageError(f"--sites: {said} names no norms", hint)
         return tuple(word for word in SITES if word in given)
 
     def __post_init__(self) -> None:
@@ -98,8 +100,8 @@ class RemovalRequest:
             value = getattr(self, name)
             if value not in words:
                 option = name.replace("_", "-")
-                known = ", ".join(word for word in words if word)
-                raise UsageError(f"--{option} {value}: no such choice", f"one of: {known}")
+                hint = choices_hint(str(value), [word for word in words if word])
+                raise UsageError(f"--{option} {value}: no such choice", hint)
         if self.teacher == "control" and self.control is False:
             raise UsageError("--teacher control needs the control", "leave --no-control out")
 

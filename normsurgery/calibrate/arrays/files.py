@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from normsurgery.errors import UsageError
+from normsurgery.nearest import path_hint
 
 IMAGES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
@@ -52,7 +52,7 @@ def find_files(path: Path) -> Found:
             raise UsageError(f"{path} is no image, sound or array", f"give {FORMATS}")
         return Found(kind, (path,))
     if not path.is_dir():
-        raise UsageError(f"there is no file or folder {path}", _nearest(path))
+        raise UsageError(f"there is no file or folder {path}", path_hint(path))
     beside = _known(path.iterdir())
     below = [file for folder in _folders(path) for file in _known(folder.iterdir())]
     if beside and below:
@@ -90,9 +90,3 @@ def _one_kind(path: Path, files: list[Path]) -> Kind:
         raise UsageError(f"{path} holds {len(files)} files of arrays", "give one of them")
     assert kind is not None  # `_known` asked for it
     return kind
-
-
-def _nearest(path: Path) -> str:
-    present = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, present, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "check the path"

@@ -26,6 +26,7 @@ from normsurgery.calibrate.scoring.taylor import taylor_scores, window_sums
 from normsurgery.calibrate.scoring.windows import METHODS, Scores, table
 from normsurgery.calibrate.tokens import check_tokens
 from normsurgery.errors import UnsupportedModelError, UsageError
+from normsurgery.nearest import choices_hint
 from normsurgery.report.progress import Progress
 
 _SIMILARITY = ("angular", "influence", "fit")
@@ -133,7 +134,7 @@ def _without(order: Sequence[int], dropped: Collection[int]) -> list[int]:
 def _check(engine: Blockwise, size: int, methods: Collection[str]) -> None:
     for method in methods:
         if method not in METHODS:
-            raise UsageError(f"unknown method {method!r}", f"one of: {', '.join(METHODS)}")
+            raise UsageError(f"unknown method {method!r}", choices_hint(method, METHODS))
     if not 0 < size < engine.depth:
         raise UsageError(
             f"{size} of {engine.depth} blocks cannot be dropped",

@@ -6,7 +6,6 @@ A document is a piece of text, or a conversation (a list of messages with role a
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import lzma
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 from normsurgery.calibrate.text.chat import Messages, are_messages
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint, nearest, path_hint
 
 SAMPLES = ("prose", "drama")
 SAMPLE = "sample:"  # as in --data sample:drama
@@ -45,7 +45,7 @@ class Documents:
 def sample(name: str) -> Documents:
     """A bundled text by its name in SAMPLES; UsageError where there is none."""
     if name not in SAMPLES:
-        raise UsageError(f"there is no bundled sample {name!r}", f"one of: {', '.join(SAMPLES)}")
+        raise UsageError(f"there is no bundled sample {name!r}", choices_hint(name, SAMPLES))
     file = resources.files("normsurgery.calibrate.text") / "samples" / f"{name}.txt.xz"
     text = lzma.decompress(file.read_bytes()).decode("utf-8")
     return Documents(_pieces([text], SAMPLE + name), {"source": SAMPLE + name})
@@ -58,7 +58,7 @@ def file_documents(path: Path, text_column: str) -> Documents:
     the line or row, and the columns that there are; it comes when the damaged place is reached.
     """
     if not path.is_file():
-        raise UsageError(f"there is no file {path}", _nearest_file(path))
+        raise UsageError(f"there is no file {path}", path_hint(path))
     if path.suffix == ".json":
         raise UsageError(
             f"{path} is one JSON document", "save it as .jsonl: one JSON object a line"
@@ -104,14 +104,8 @@ def _listed(row: Iterable[str]) -> str:
 
 
 def _nearest_column(asked: str, row: Iterable[str]) -> str:
-    near = difflib.get_close_matches(asked, [str(name) for name in row], n=1, cutoff=0.5)
-    return f"did you mean --text-column {near[0]}?" if near else "choose one with --text-column"
-
-
-def _nearest_file(path: Path) -> str:
-    present = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, present, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
+    near = nearest(asked, map(str, row), cutoff=0.5)
+    return f"did you mean --text-column {near}?" if near else "choose one with --text-column"
 
 
 def _text_file(path: Path) -> Iterator[Document]:

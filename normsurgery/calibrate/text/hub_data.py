@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from normsurgery.calibrate.text.documents import FORMATS, Documents, chosen
 from normsurgery.errors import HubError, SurgeryError, UsageError
+from normsurgery.nearest import nearest
 
 _NAME = re.compile(r"(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>[^:@\s]+))?")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -117,5 +117,5 @@ def _choice(asked: DataSet, error: Exception) -> str:
     listed = re.search(r"[Aa]vailable[^:]*: \[(?P<names>.*?)\]", str(error), re.S)
     names = re.findall(r"'([^']+)'", listed["names"]) if listed else []
     wanted = asked.split if "split" in str(error) else asked.config or ""
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.3)
-    return f"did you mean {near[0]}?" if near else f"a data set is {_MADE_OF}"
+    near = nearest(wanted, names, cutoff=0.3)
+    return f"did you mean {near}?" if near else f"a data set is {_MADE_OF}"

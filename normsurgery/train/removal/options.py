@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from normsurgery.anatomy.norm_paths import DEFAULT_SITES
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint
 from normsurgery.train.options import TrainOptions
 from normsurgery.train.removal.schedule import Schedule
 
@@ -62,7 +63,8 @@ class RemovalOptions:
             raise UsageError(f"{self.retries} retries are below 0", "3 are usual")
         if self.report_to not in REPORTERS:
             raise UsageError(
-                f"--report-to {self.report_to!r} is unknown", f"one of: {', '.join(REPORTERS)}"
+                f"--report-to {self.report_to!r} is unknown",
+                choices_hint(self.report_to, REPORTERS),
             )
         if self.report_to != "none" and self.logging_dir is None:
             raise UsageError(f"--report-to {self.report_to} needs a directory", "--logging-dir DIR")

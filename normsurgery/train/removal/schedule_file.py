@@ -9,6 +9,7 @@ from typing import Any
 
 from normsurgery.anatomy.norm_paths import NormPath
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint
 from normsurgery.train.removal.published import PUBLISHED
 from normsurgery.train.removal.schedule import Schedule, auto_schedule
 
@@ -46,8 +47,8 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        names = ", ".join((AUTO, *PUBLISHED))
-        raise UsageError(f"there is no schedule {str(path)!r}", f"one of: {names}; or a YAML file")
+        hint = f"{choices_hint(str(path), (AUTO, *PUBLISHED))}; or a YAML file"
+        raise UsageError(f"there is no schedule {str(path)!r}", hint)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
