@@ -1,6 +1,7 @@
 """Recipes of several steps, and results that are made again from their surgery.json."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import yaml
 
 from normsurgery import SurgeryError, UsageError, VerificationError
 from normsurgery.api import chain
+from normsurgery.api.asked import pinned
 from normsurgery.api.run import promised, run
+from normsurgery.checkpoint import open_checkpoint
 from normsurgery.recipe import Recipe, RecipeStep
 from normsurgery.recipe_fusion import FOLD_ORDER, passes
 from normsurgery.surgery.folds import FOLD_ORDER as DONE_IN
@@ -106,6 +109,12 @@ def test_a_failed_result_is_kept_beside_the_output(tmp_path):
         chain._each(recipe, [RecipeStep("fold", {})], fails, scratch)
     assert str(tmp_path / "out.failed") in caught.value.hint
     assert (tmp_path / "out.failed").is_dir() and isinstance(caught.value, SurgeryError)
+
+
+def test_a_source_and_a_teacher_of_the_hub_are_named_with_their_commits(tiny):
+    here = open_checkpoint(tiny("gpt2"))
+    assert pinned(here) == here.model_id
+    assert pinned(replace(here, model_id="a/b", revision="c0ffee")) == "a/b@c0ffee"
 
 
 def step(**options) -> RecipeStep:
