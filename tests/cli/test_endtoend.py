@@ -71,7 +71,8 @@ def test_convert_prints_a_report_that_fits_80_columns(tmp_path, text):
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0] == "convert  tiny-gpt2-6x96 → out"
-    assert max(map(len, lines)) <= 80
+    assert lines[-1] == f"  normsurgery verify {MODEL} out --data held-out.txt"
+    assert max(map(len, lines[:-1])) <= 80  # a line to copy is never broken
     assert any(line.startswith("logits, float32") and line.endswith("pass") for line in lines)
     assert "13 LayerNorm → 13 RMSNorm" in done.stdout
 
