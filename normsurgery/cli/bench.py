@@ -27,7 +27,9 @@ def bench(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Speed and memory of models beside each other, the first being the yardstick.
+    """Measure speed and memory of models beside each other.
+
+    The first model is what the others are compared with.
 
     Runs take turns (A B, B A, …), so that what disturbs the machine disturbs all;
     ratios come with 95 % intervals.

@@ -30,7 +30,7 @@ def eval(
     trust_remote_code: o.TrustRemoteCode = False,
     allow_pickle: o.AllowPickle = False,
 ) -> None:
-    """Two language models on benchmark tasks and on text, with standard errors.
+    """Score two language models on benchmark tasks and on text.
 
     Perplexity is measured where --data is given, or no task is.
 
