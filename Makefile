@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := normsurgery tests benchmarks
 
-.PHONY: demo test test-gpu bench census lint fix check clean
+.PHONY: demo test test-gpu bench census schema lint fix check clean
 
 demo: $(STAMP) ## convert the GPT-2 that the project ships, and show the report
 	$(BIN)/normsurgery convert tests/data/tiny-gpt2-6x96 -o demo-out --overwrite
@@ -25,6 +25,10 @@ bench: $(STAMP) ## the figures of the README's performance section
 census: $(STAMP) ## every family of transformers: what converts, with which error, and why not the rest
 	$(BIN)/python -m normsurgery.anatomy.census --csv census.csv
 	$(BIN)/python -m normsurgery.anatomy.census --batch-norm --csv census-batchnorm.csv
+
+schema: $(STAMP) ## the JSON schema of recipes, for editors, from what they are checked against
+	$(BIN)/python -c 'from normsurgery.recipe_editor import schema_text; print(schema_text(), end="")' \
+		> recipes/recipe.schema.json
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)

@@ -273,3 +273,53 @@ def test_every_model_that_a_run_opens_is_named(write):
     assert healing.models == ("gpt2", "whole")
     removing = read_recipe(write(MINIMAL.replace("convert", "remove_ln, teacher: control")))
     assert removing.models == ("gpt2",)  # here the teacher is a role
+
+
+TWO = "source: a\nsteps: [{surgery: prune, drop: 1}, {surgery: heal}]\noutput: out\n"
+
+
+def test_a_later_heal_is_held_to_the_source_of_the_recipe(write):
+    recipe = read_recipe(write(TWO))
+    assert recipe.models == ("a",) and "teacher" not in recipe.steps[1].options
+    assert [step.surgery for step in recipe.steps] == ["prune", "heal"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TWO.replace("heal}", "heal, resume: true}"), "steps.1: resume is for a recipe of one"),
+        (TWO.replace("heal}", "remove_ln}"), "steps.1: remove_ln writes nothing"),
+        (TWO.replace("heal}", "heal, lrr: 1}"), "steps.1: unknown key 'lrr'"),
+        (TWO.replace("heal}", "hela}"), "steps.1: unknown surgery 'hela'"),
+        (TWO + "verify: {data: x}\n", "data is not for prune"),
+    ],
+)
+def test_what_several_steps_cannot_be_is_refused(write, text, message):
+    with pytest.raises(UsageError) as caught:
+        read_recipe(write(text))
+    assert message in caught.value.message
+
+
+def test_text_to_verify_on_goes_to_the_steps_that_have_none_of_their_own(write):
+    text = TWO.replace("{surgery: heal}", "{surgery: convert}") + "verify: {data: t.txt}\n"
+    recipe = read_recipe(write(text))
+    pruned, converted = (step.settings(recipe.settings) for step in recipe.steps)
+    assert "data" not in pruned and converted["data"] == "t.txt"
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "allow_pickle", "overwrite", "output"])
+def test_papers_choose_neither_code_to_run_nor_where_to_write(tmp_path, key):
+    papers = tmp_path / "surgery.json"
+    recipe = {"source": "a", "steps": [{"surgery": "convert"}]}
+    papers.write_text(json.dumps({"command": "convert", "recipe": recipe}))
+    assert read_recipe(papers, ["output=o"]).source == "a"
+    papers.write_text(json.dumps({"recipe": {**recipe, key: True}}))
+    with pytest.raises(UsageError, match=f"'{key}' does not stand in the recipe of a result"):
+        read_recipe(papers, ["output=o"])
+
+
+@pytest.mark.parametrize("text", ["{", '{"recipe": []}', "[]"])
+def test_papers_that_hold_no_recipe_are_refused(tmp_path, text):
+    (tmp_path / "surgery.json").write_text(text)
+    with pytest.raises(UsageError, match=r"not JSON|no recipe|no keys"):
+        read_recipe(tmp_path / "surgery.json")

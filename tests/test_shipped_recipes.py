@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from torch.nn.functional import gelu
 from transformers import AutoModelForCausalLM
 
@@ -19,11 +20,12 @@ import normsurgery
 from normsurgery.recipe import read_recipe
 from tests.batchnorm_families import build_batch_norms
 from tests.families import build_spec
+from tests.native.families import FAMILIES as NATIVE
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 # What each recipe says of its step that is not the default.
-CHOSEN: dict[str, dict[str, Any]] = {
+CHOSEN: dict[str, dict[str, Any] | list[dict[str, Any]]] = {
     "gpt2-to-rmsnorm": {},
     "olmo-to-llama": {"target": "native"},
     "resnet-folded": {},
@@ -36,6 +38,18 @@ CHOSEN: dict[str, dict[str, Any]] = {
         "data": "HuggingFaceFW/fineweb:sample-10BT",
         "schedule": "gpt2",
     },
+    "gpt2-without-norms-stock": {
+        "finetune": True,
+        "data": "HuggingFaceFW/fineweb:sample-10BT",
+        "schedule": "gpt2",
+        "export": "stock",
+    },
+    "pythia-without-norms": {"finetune": True, "data": "monology/pile-uncopyrighted"},
+    "vit-native": {"target": "native"},
+    "prune-and-heal": [
+        {"drop": "25%", "substitute": "merge", "heal": "sequential"},
+        {"teacher": None, "steps": 100},  # null: the recipe's source
+    ],
 }
 SMALL = ["device=cpu", "steps.0.tokens=1500", "steps.0.max_length=64"]
 
@@ -76,13 +90,21 @@ def test_these_are_all_recipes() -> None:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_recipe_spells_out_defaults_and_says_what_differs(name: str) -> None:
     path = RECIPES / f"{name}.yaml"
-    recipe = read_recipe(path)
-    module = import_module(f"normsurgery.api.{recipe.steps[0].surgery}")
-    parameters = inspect.signature(getattr(module, recipe.steps[0].surgery)).parameters
-    written = yaml.safe_load(path.read_text(encoding="utf-8"))["steps"][0]
-    del written["surgery"]
-    differs = {key: value for key, value in written.items() if value != parameters[key].default}
-    assert differs == CHOSEN[name]
+    read_recipe(path)
+    differs = []
+    for written in yaml.safe_load(path.read_text(encoding="utf-8"))["steps"]:
+        surgery = written.pop("surgery")
+        module = import_module(f"normsurgery.api.{surgery}")
+        defaults = inspect.signature(getattr(module, surgery)).parameters
+        differs.append({k: v for k, v in written.items() if v != defaults[k].default})
+    chosen = CHOSEN[name]
+    assert differs == (chosen if isinstance(chosen, list) else [chosen])
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_an_editor_finds_the_schema_of_a_recipe(name: str) -> None:
+    first = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert (RECIPES / first.removeprefix("# yaml-language-server: $schema=")).is_file()
 
 
 @pytest.mark.parametrize("name", CHOSEN)
@@ -122,21 +144,70 @@ def test_resnet_folded(tmp_path: Path) -> None:
         assert document["batch_norms"]["folded"] == 8
 
 
-def test_gpt2_without_norms(trained: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def quick(tmp_path: Path) -> list[str]:
+    """What makes a removal of norms cheap."""
     schedule = tmp_path / "quick.yaml"
     schedule.write_text(
         "{steps: 6, start: 1, gap_mlp: 0.1, gap_qk: 0.1, gap_v: 0.1, gap_final: 1, gap_end: 1, "
         "gap_first: 1, learning_rate: 0.0001}"
     )
-    changes = [f"steps.0.schedule={schedule}", "steps.0.data=sample:prose", "steps.0.batch_size=2"]
-    for export in ("graft", "stock"):
-        document = ran(
-            "gpt2-without-norms", trained, tmp_path / export, *SMALL, *changes,
-            f"steps.0.export={export}", "steps.0.control=false",
-        )  # fmt: skip
+    said = [f"schedule={schedule}", "data=sample:prose", "batch_size=2", "control=false"]
+    return [*SMALL, *(f"steps.0.{one}" for one in said)]
+
+
+def test_gpt2_without_norms_and_in_its_own_class(
+    trained: Path, tmp_path: Path, quick: list[str]
+) -> None:
+    for name, form in (("gpt2-without-norms", "graft"), ("gpt2-without-norms-stock", "stock")):
+        document = ran(name, trained, tmp_path / form, *quick)
         assert document["verification"]["contract"] == "trained"
         assert document["training"]["steps"] == 6
+        assert document["target"]["form"] == form
     check_lens_tools(tmp_path / "graft")
+
+
+def test_pythia_without_norms(trained: Path, tmp_path: Path, quick: list[str]) -> None:
+    values = {
+        "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "intermediate_size": 48, "vocab_size": 1024, "max_position_embeddings": 128,
+        "bos_token_id": 0, "eos_token_id": 0, "use_parallel_residual": True,
+    }  # fmt: skip
+    build_spec(("GPTNeoXForCausalLM", "GPTNeoXConfig", values), tmp_path / "pythia")
+    for name in TOKENIZER:
+        shutil.copy(trained / name, tmp_path / "pythia" / name)
+    document = ran("pythia-without-norms", tmp_path / "pythia", tmp_path / "out", *quick)
+    assert document["verification"]["contract"] == "trained"
+    assert document["target"]["form"] == "graft"
+    with safe_open(tmp_path / "out/model.safetensors", "pt") as saved:
+        assert not [name for name in saved.keys() if "norm" in name]
+
+
+def test_vit_native(tmp_path: Path) -> None:
+    build_spec(NATIVE["vit_msn"], tmp_path / "vit")
+    document = ran("vit-native", tmp_path / "vit", tmp_path / "out", "device=cpu")
+    assert document["target"]["architecture"] == "InternVLVisionModel"
+    assert document["verification"]["contract"] == "exact"
+
+
+def test_prune_and_heal_in_one_run(llama: Path, tmp_path: Path) -> None:
+    second = ["tokens=1500", "max_length=64", "steps=2", "batch_size=2"]
+    document = ran(
+        "prune-and-heal",
+        llama,
+        tmp_path / "out",
+        *SMALL,
+        "steps.0.method=angular",
+        *(f"steps.1.{one}" for one in second),
+    )
+    assert [one["contract"] for one in document["steps"]] == ["fitted", "trained"]
+    assert (document["blocks"]["before"], document["blocks"]["after"]) == (6, 5)
+    assert document["training"]["steps"] == 2
+    recorded = json.loads((tmp_path / "out/surgery.json").read_text())["recipe"]
+    assert recorded["source"] == llama.name and recorded["steps"][1]["teacher"] is None
+    card = (tmp_path / "out/README.md").read_text()
+    assert "### Step 2: `heal`, held against what step 1 made" in card
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 def check_lens_tools(graft: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from normsurgery.anatomy.twin import meta_model
+from normsurgery.api.asked import pinned
 from normsurgery.api.document import source_document
 from normsurgery.api.writing import Writing
 from normsurgery.calibrate.text.tokenizer import needed_tokenizer
@@ -238,7 +239,7 @@ def _recipe(job: Job) -> dict[str, Any]:
     return {
         "source": job.student.checkpoint.model_id,
         "steps": [
-            {"surgery": "heal", "teacher": job.teacher.checkpoint.model_id, **options, **text}
+            {"surgery": "heal", "teacher": pinned(job.teacher.checkpoint), **options, **text}
         ],
     }
 

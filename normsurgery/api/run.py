@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.api.result import Reported
+from normsurgery.api.result import Result
 from normsurgery.recipe import Recipe, RecipeStep, read_recipe
 from normsurgery.recipe_fusion import Pass, passes
 from normsurgery.recipe_schema import SURGERIES
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RunResult(Reported):
+class RunResult(Result):
     """What a recipe did: the document of its surgery, or of all of them, with the recipe in it."""
 
     recipe: Recipe
-    document: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """The `--json` document."""
@@ -66,7 +65,7 @@ def run(
         document = run_chain(checked, [one.step for one in runs], call)
     if dry_run:
         document = {**document, "steps": _planned(checked, runs)}
-    return RunResult(checked, document)
+    return RunResult(document, checked)
 
 
 def _planned(recipe: Recipe, runs: Sequence[Pass]) -> list[dict[str, Any]]:

@@ -45,7 +45,9 @@ Candidate = Annotated[
         autocompletion=complete.models,
     ),
 ]
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run.")]
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe to run, or a surgery.json.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

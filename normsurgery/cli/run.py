@@ -23,11 +23,16 @@ def run(
 ) -> None:
     """Run a recipe: a source, its steps, an output.
 
+    Steps run in order, and the output appears whole or not at all. Every result holds its recipe
+    in surgery.json, which runs too and makes the same bytes again (training apart).
+
     \b
     Examples:
       normsurgery run recipes/gpt2-to-rmsnorm.yaml
       normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2
       normsurgery run recipes/llama-minus-quarter.yaml --set steps.0.drop=8
+      normsurgery run recipes/prune-and-heal.yaml --dry-run
+      normsurgery run OUT/surgery.json --set source=SOURCE --set output=AGAIN
     """
     changes = tuple(overrides or ())
     checked = read_recipe(recipe, changes)

@@ -10,6 +10,8 @@ import importlib.util
 import itertools
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _serial = itertools.count()
@@ -26,6 +28,17 @@ def load_graft_class(directory: Path, file: str, class_name: str) -> type:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with _no_bytecode():  # which would lie beside the weights, and move into place with them
+        spec.loader.exec_module(module)
     found: type = getattr(module, class_name)
     return found
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before

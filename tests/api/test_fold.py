@@ -49,7 +49,8 @@ def test_what_is_left_is_said(folded):
     assert papers["recipe"]["steps"] == [
         {
             "surgery": "fold", "what": ["norm", "value-bias", "key-bias"], "untie": False,
-            "rotation": "hadamard", "dtype": None,
+            "rotation": "hadamard", "data": None, "reference": None, "dtype": None,
+            "max_shard_size": None, "allow_nonfinite": False,
         }
     ]  # fmt: skip
     card = (out / "README.md").read_text()

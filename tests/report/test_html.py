@@ -67,7 +67,7 @@ def test_a_result_is_shown_as_its_document():
     document = documents.convert_document()
     assert Result(document)._repr_html_() == html_report(document)
     recipe = Recipe("gpt2", "out", (), {})
-    run = RunResult(recipe, document)
+    run = RunResult(document, recipe)
     assert run._repr_html_() == html_report(run.to_dict())
 
 
