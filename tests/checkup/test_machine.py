@@ -121,3 +121,27 @@ def test_torch_is_asked_for_its_build_and_threads():
     found = machine.torch_document()
     assert found["error"] is None and found["threads"] == torch.get_num_threads()
     assert found["cuda"] == (torch.version.hip or torch.version.cuda)
+
+
+def test_every_gpu_has_its_name_and_memory(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: ((number + 1) * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"GPU {number}")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert machine.devices() == [
+        {"device": "cuda:0", "name": "GPU 0", "bytes": 8 * GIB, "free": GIB},
+        {"device": "cuda:1", "name": "GPU 1", "bytes": 8 * GIB, "free": 2 * GIB},
+    ]
+
+
+def test_a_driver_that_fails_leaves_what_was_read_before(monkeypatch):
+    def failing():
+        raise RuntimeError("CUDA driver version is insufficient\nmore")
+
+    monkeypatch.setattr(machine, "devices", failing)
+    found = machine.torch_document()
+    assert found["error"] == "RuntimeError: CUDA driver version is insufficient"
+    assert found["threads"] > 0
