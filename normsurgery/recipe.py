@@ -5,7 +5,6 @@ The schema is small and closed: an unknown key is refused with the nearest one t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from normsurgery.errors import UsageError
+from normsurgery.nearest import choices_hint
 from normsurgery.recipe_file import override, read_values
 from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY, Keys, Types
 
@@ -107,7 +107,7 @@ def _step(step: Any, place: int) -> RecipeStep:
     options = dict(step)
     surgery = options.pop("surgery")
     if surgery not in SURGERIES:
-        raise UsageError(f"{where}: unknown surgery {surgery!r}", _nearest(surgery, SURGERIES))
+        raise UsageError(f"{where}: unknown surgery {surgery!r}", choices_hint(surgery, SURGERIES))
     schema = SURGERIES[surgery]
     checked = _checked(options, schema.keys, where, schema.choices)
     for key in schema.needed:
@@ -157,16 +157,10 @@ def _checked(
     """The values that are not None; UsageError for an unknown key, a wrong type or choice."""
     for key, value in values.items():
         if key not in schema:
-            raise UsageError(f"{where}: unknown key {key!r}", _nearest(str(key), schema))
+            raise UsageError(f"{where}: unknown key {key!r}", choices_hint(str(key), schema))
         if value is not None and type(value) not in schema[key]:
             wanted = _WORDS[schema[key]]
             raise UsageError(f"{where}: {key} is {value!r}, wanted {wanted}", f"{key}: {wanted}")
         if value is not None and key in choices and value not in choices[key]:
             raise UsageError(f"{where}: {key} is {value!r}", f"one of: {', '.join(choices[key])}")
     return {str(key): value for key, value in values.items() if value is not None}
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    """The one name that is meant, if that can be told, else all of them."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(known)}"

@@ -37,6 +37,7 @@ LIBRARIES = (
     Library("peft", "train"),
     Library("pillow", "images"),
     Library("timm", "timm"),
+    Library("lm-eval", "eval"),
     Library("gguf", "engines"),
     Library("xllamacpp", "engines"),
 )

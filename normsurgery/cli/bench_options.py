@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from normsurgery.cli import complete
 from normsurgery.cli.options import DTypeName
 from normsurgery.errors import UsageError
 
@@ -14,7 +15,11 @@ CompileName: TypeAlias = Literal["none", "eager+compiled"]
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL", help="Directories or Hub ids, the yardstick first."),
+    typer.Argument(
+        metavar="MODEL",
+        help="Directories or Hub ids, the yardstick first.",
+        autocompletion=complete.models,
+    ),
 ]
 Batch = Annotated[str, typer.Option(metavar="LIST", help="Rows at once, such as 1,4.")]
 Length = Annotated[
