@@ -14,7 +14,7 @@ demo: $(STAMP) ## convert the GPT-2 that the project ships, and show the report
 	$(BIN)/normsurgery convert tests/data/tiny-gpt2-6x96 -o demo-out --overwrite
 
 test: $(STAMP) ## the whole suite on all cores; GPU tests skip themselves where there is no GPU
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-gpu: $(STAMP) ## only the tests that need CUDA
 	$(BIN)/pytest -m gpu

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.timm_models.python import run_with_timm
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    script = Path(__file__).with_name("surgeries.py")
-    return run_with_timm(script, tmp_path_factory.mktemp("timm"))
+    """What the script found; run once, however many processes run the tests."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    told = root / "timm.json"
+    with FileLock(root / "timm.lock"):
+        if not told.exists():
+            script = Path(__file__).with_name("surgeries.py")
+            made = run_with_timm(script, tmp_path_factory.mktemp("timm"))
+            told.write_text(json.dumps(made), encoding="utf-8")
+    document: dict[str, Any] = json.loads(told.read_text(encoding="utf-8"))
+    return document
 
 
 def test_a_timm_checkpoint_converts_and_opens_in_transformers_and_in_timm(found):
