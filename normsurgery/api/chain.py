@@ -103,7 +103,8 @@ class Steps:
         """Run the steps of a group, in as few passes as it takes."""
         rest = list(group)
         while rest:
-            handed = self.hand_over(rest) if len(rest) > 1 else []
+            known = self._number(()) in self.reasons
+            handed = self.hand_over(rest) if len(rest) > 1 and not known else []
             if handed:
                 self._write(handed, rest)
             else:

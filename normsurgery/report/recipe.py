@@ -29,7 +29,7 @@ def _planned(steps: list[dict[str, Any]]) -> list[RenderableType]:
         ]
         parts += section(f"Step {one['step']}: {one['surgery']}{_fused(one)}", facts(rows))
     if len(steps) > 1:
-        last = max(one["step"] for one in steps if one["pass"] == 1)
+        last = max(one["step"] for one in steps if _number(one) == 1)
         whose = "step 1" if last == 1 else f"steps 1 to {last}, which are one pass"
         said = f"what stands below is of {whose}; later ones are planned on what is made there"
         said = said if last < len(steps) else f"what stands below is of {whose}"
@@ -39,11 +39,17 @@ def _planned(steps: list[dict[str, Any]]) -> list[RenderableType]:
 
 def _pass(one: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
     """Which pass over the disk, with whom, and why alone."""
-    others = [str(o["step"]) for o in steps if o["pass"] == one["pass"] and o is not one]
+    number = _number(one)
+    others = [str(other["step"]) for other in steps if _number(other) == number and other != one]
     if others:
-        return f"{one['pass']}, with step {' and '.join(others)}: no weights between them"
-    why = one["on_files"]
-    return f"{one['pass']}{f': {why}' if why and len(steps) > 1 else ''}"
+        return f"{number}, with step {' and '.join(others)}: no weights between them"
+    why = one.get("on_files")
+    return f"{number}{f': {why}' if why and len(steps) > 1 else ''}"
+
+
+def _number(one: Mapping[str, Any]) -> int:
+    """Of the pass that a step was part of; documents of old have one for each step."""
+    return int(one.get("pass", one["step"]))
 
 
 def _fused(one: Mapping[str, Any]) -> str:
@@ -65,7 +71,7 @@ def _word(value: object) -> str:
 def _done(steps: list[dict[str, Any]]) -> list[RenderableType]:
     rows = [
         [
-            str(one["step"]), one["surgery"], str(one["pass"]), one["contract"],
+            str(one["step"]), one["surgery"], str(_number(one)), one["contract"],
             one["verification"]["verdict"],
         ]
         for one in steps
