@@ -18,13 +18,15 @@ def run(
     recipe: o.Recipe,
     overrides: o.Set = None,
     dry_run: o.DryRun = False,
+    fuse: o.Fuse = True,
     json: o.Json = False,
     traceback: o.Traceback = False,
 ) -> None:
     """Run a recipe: a source, its steps, an output.
 
-    Steps run in order, and the output appears whole or not at all. Every result holds its recipe
-    in surgery.json, which runs too and makes the same bytes again (training apart).
+    Steps run in order, and the output appears whole or not at all; exact ones in a row read the
+    source once and write once. Every result holds its recipe in surgery.json, which runs too and
+    makes the same bytes again (training apart).
 
     \b
     Examples:
@@ -40,7 +42,9 @@ def run(
         announce_code(model, trusted=checked.trusts_code, allow_pickle=checked.allows_pickle)
     kept = kept_by_recipe([step.surgery for step in checked.steps])
     with interruptible(Path(checked.output), kept), working() as progress:
-        result = normsurgery.run(recipe, overrides=changes, dry_run=dry_run, progress=progress)
+        result = normsurgery.run(
+            recipe, overrides=changes, dry_run=dry_run, fuse=fuse, progress=progress
+        )
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
         asked = Asked(
             checked.source,
