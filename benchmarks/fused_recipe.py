@@ -151,9 +151,7 @@ def _within(run: FileRange, reads: Counter[tuple[int, int]]) -> Iterator[tuple[i
 class _counted:
     """While open, reads and writes of weight files in a directory are added up."""
 
-    def __init__(
-        self, work: Path, counts: Counter[str], reads: Counter[tuple[int, int]]
-    ) -> None:
+    def __init__(self, work: Path, counts: Counter[str], reads: Counter[tuple[int, int]]) -> None:
         self.work, self.counts, self.reads = work.resolve(), counts, reads
         self.patches: list[Any] = []
 
