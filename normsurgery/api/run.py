@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.api.result import Result
-from normsurgery.recipe import Recipe, RecipeStep, read_recipe
+from normsurgery.recipe import Recipe, RecipeStep, options_of, read_recipe
 from normsurgery.recipe_fusion import Pass, passes
-from normsurgery.recipe_schema import SURGERIES
 
 if TYPE_CHECKING:
     from normsurgery.report.progress import Progress
@@ -53,7 +52,7 @@ def run(
 
         surgery: Callable[..., Any] = getattr(normsurgery, step.surgery)
         options = {**step.options, **step.settings(checked.settings), **more}
-        if "teacher" in SURGERIES[step.surgery].needed:
+        if step.surgery == "heal":
             options.setdefault("teacher", checked.source)
         return surgery(source, output, dry_run=dry_run, progress=progress, **options).to_dict()
 
@@ -89,7 +88,7 @@ def _planned(recipe: Recipe, runs: Sequence[Pass]) -> list[dict[str, Any]]:
 def _filled(step: RecipeStep) -> dict[str, Any]:
     function = getattr(import_module(f"normsurgery.api.{step.surgery}"), step.surgery)
     parameters = inspect.signature(function).parameters
-    defaults = {key: parameters[key].default for key in SURGERIES[step.surgery].keys}
+    defaults = {key: parameters[key].default for key in options_of(step.surgery)}
     known = {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
     return {**known, **step.options}
 
