@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from normsurgery.api.result import Result
 from normsurgery.recipe import Recipe, RecipeStep, options_of, read_recipe
-from normsurgery.recipe_fusion import Pass, passes
+from normsurgery.recipe_fusion import Pass, groups, passes, why_on_files
 
 if TYPE_CHECKING:
     from normsurgery.report.progress import Progress
+
+
+Call = Callable[..., dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,19 @@ def run(
     *,
     overrides: Sequence[str] = (),
     dry_run: bool = False,
+    fuse: bool = True,
     progress: Progress | None = None,
 ) -> RunResult:
     """Run a recipe file, or the recipe in a result's surgery.json, which makes that result again.
 
     overrides: `KEY=VALUE`, KEY with dots into lists and mappings (`steps.0.target=graft`), VALUE
     read as YAML. Paths are relative to the working directory. Steps run in order, each on what the
-    one before made, in a hidden directory beside the output; folds that follow one another are
-    done in one pass. Nothing stands under the output's name before the last step is verified.
-    dry_run: the plan of all steps; the first one is planned on its source in detail.
+    one before made. Exact ones that follow one another (convert, fold, fold_bn, arrange with zero
+    blocks) are one pass: the source is read once and the last one's result written once. Between
+    passes, results lie in a hidden directory beside the output. Nothing stands under the output's
+    name before the last step is verified.
+    dry_run: the plan of all steps; the first pass is planned on its source in detail. fuse: False
+    writes and verifies every step by itself.
     Raises UsageError for anything wrong with the recipe, else what the surgeries raise.
     """
     checked = read_recipe(Path(recipe), overrides)
@@ -56,32 +63,60 @@ def run(
             options.setdefault("teacher", checked.source)
         return surgery(source, output, dry_run=dry_run, progress=progress, **options).to_dict()
 
-    if len(runs) == 1 or dry_run:
+    together = groups(runs) if fuse else [[one] for one in runs]
+    steps = [[one.step for one in group] for group in together]
+    if dry_run:
+        document = _plan(checked, together, call)
+    elif len(runs) == 1:
         document = call(runs[0].step, checked.source, checked.output)
     else:
         from normsurgery.api.chain import run_chain  # torch: a wrong recipe must not wait for it
 
-        document = run_chain(checked, [one.step for one in runs], call)
-    if dry_run:
-        document = {**document, "steps": _planned(checked, runs)}
+        document = run_chain(checked, steps, call)
     return RunResult(document, checked)
 
 
-def _planned(recipe: Recipe, runs: Sequence[Pass]) -> list[dict[str, Any]]:
-    """Every pass with its options, defaults filled in, what it promises, from where to where."""
-    rows = []
-    for number, one in enumerate(runs, 1):
-        rows.append(
-            {
-                "step": number,
-                "surgery": one.step.surgery,
-                "places": list(one.places),
-                "options": _filled(one.step),
-                "contract": promised(one.step),
-                "source": recipe.source if number == 1 else f"step {number - 1}",
-                "output": recipe.output if number == len(runs) else f"step {number}",
-            }
-        )
+def _plan(recipe: Recipe, together: Sequence[Sequence[Pass]], call: Call) -> dict[str, Any]:
+    """The plan of the first pass in detail, and of all steps what is known without running them."""
+    first = [one.step for one in together[0]]
+    reasons: dict[int, str] = {}
+    if len(first) == 1:
+        document = call(first[0], recipe.source, recipe.output)
+    else:
+        from normsurgery.api.chain import plan_chain
+
+        document, reasons = plan_chain(recipe, first, call)
+        for number in reasons:  # the pass ends before it
+            together = [[*together[0][: number - 1]], [*together[0][number - 1 :]], *together[1:]]
+        together = [group for group in together if group]
+    return {**document, "steps": _planned(recipe, together, reasons)}
+
+
+def _planned(
+    recipe: Recipe, together: Sequence[Sequence[Pass]], reasons: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    """Every step with its options, defaults filled in, what it promises, from where to where.
+
+    pass: which one over the disk it is a part of. on_files: why it cannot share one.
+    """
+    rows: list[dict[str, Any]] = []
+    last = sum(map(len, together))
+    for number_of_pass, group in enumerate(together, 1):
+        for one in group:
+            number = len(rows) + 1
+            rows.append(
+                {
+                    "step": number,
+                    "surgery": one.step.surgery,
+                    "places": list(one.places),
+                    "pass": number_of_pass,
+                    "on_files": reasons.get(number) or why_on_files(one.step) or None,
+                    "options": _filled(one.step),
+                    "contract": promised(one.step),
+                    "source": recipe.source if number == 1 else f"step {number - 1}",
+                    "output": recipe.output if number == last else f"step {number}",
+                }
+            )
     return rows
 
 

@@ -24,13 +24,32 @@ def _planned(steps: list[dict[str, Any]]) -> list[RenderableType]:
         rows = [
             ("contract", one["contract"]),
             ("from → to", f"{one['source']} → {one['output']}"),
+            ("pass", _pass(one, steps)),
             *((key, _word(value)) for key, value in one["options"].items()),
         ]
         parts += section(f"Step {one['step']}: {one['surgery']}{_fused(one)}", facts(rows))
     if len(steps) > 1:
-        said = "what stands below is of step 1; the later ones are planned on what it makes"
+        last = max(one["step"] for one in steps if _number(one) == 1)
+        whose = "step 1" if last == 1 else f"steps 1 to {last}, which are one pass"
+        said = f"what stands below is of {whose}; later ones are planned on what is made there"
+        said = said if last < len(steps) else f"what stands below is of {whose}"
         parts += section("Detail", facts([("·", said)]))
     return parts
+
+
+def _pass(one: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
+    """Which pass over the disk, with whom, and why alone."""
+    number = _number(one)
+    others = [str(other["step"]) for other in steps if _number(other) == number and other != one]
+    if others:
+        return f"{number}, with step {' and '.join(others)}: no weights between them"
+    why = one.get("on_files")
+    return f"{number}{f': {why}' if why and len(steps) > 1 else ''}"
+
+
+def _number(one: Mapping[str, Any]) -> int:
+    """Of the pass that a step was part of; documents of old have one for each step."""
+    return int(one.get("pass", one["step"]))
 
 
 def _fused(one: Mapping[str, Any]) -> str:
@@ -51,7 +70,11 @@ def _word(value: object) -> str:
 
 def _done(steps: list[dict[str, Any]]) -> list[RenderableType]:
     rows = [
-        [str(one["step"]), one["surgery"], one["contract"], one["verification"]["verdict"]]
+        [
+            str(one["step"]), one["surgery"], str(_number(one)), one["contract"],
+            one["verification"]["verdict"],
+        ]
         for one in steps
-    ]
-    return section("Recipe", plain_table(["step", "surgery", "contract", "verified"], rows))
+    ]  # fmt: skip
+    header = ["step", "surgery", "pass", "contract", "verified"]
+    return section("Recipe", plain_table(header, rows))

@@ -106,7 +106,7 @@ def test_a_failed_result_is_kept_beside_the_output(tmp_path):
         raise VerificationError("no", "see")
 
     with pytest.raises(VerificationError, match=r"step 1 \(fold\): no") as caught:
-        chain._each(recipe, [RecipeStep("fold", {})], fails, scratch)
+        chain.Steps(recipe, fails, scratch).run([RecipeStep("fold", {})])
     assert str(tmp_path / "out.failed") in caught.value.hint
     assert (tmp_path / "out.failed").is_dir() and isinstance(caught.value, SurgeryError)
 

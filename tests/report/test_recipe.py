@@ -23,7 +23,7 @@ def two_steps():
 
 def test_every_step_has_its_own_figures():
     text = shown(two_steps())
-    assert row(text, "2     prune") == ["lossy", "pass"]
+    assert row(text, "2     prune") == ["2", "lossy", "pass"]
     first, second = text.split("Step 2 (prune), against what it was given")
     assert row(first[first.index("Step 1 (convert)") :], "check") == ["stock", "graft", "allowed"]
     assert row(second, "logits, float16 (× noise floor)")[-1] == "–"  # lossy: not judged
