@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -52,6 +53,10 @@ def run(
     Raises UsageError for anything wrong with the recipe, else what the surgeries raise.
     """
     checked = read_recipe(Path(recipe), overrides)
+    if checked.push:
+        from normsurgery.api.publish import check_push
+
+        check_push(checked, dry_run=dry_run)
     runs = passes(checked.steps)
 
     def call(step: RecipeStep, source: str | Path, output: str | Path, **more: Any) -> Any:
@@ -73,7 +78,16 @@ def run(
         from normsurgery.api.chain import run_chain  # torch: a wrong recipe must not wait for it
 
         document = run_chain(checked, steps, call)
-    return RunResult(document, checked)
+    return RunResult(document | _push(checked, progress, dry_run=dry_run), checked)
+
+
+def _push(recipe: Recipe, progress: Progress | None, *, dry_run: bool) -> dict[str, Any]:
+    """What the document says of the push; nothing where there is none, or another process does."""
+    if not recipe.push or os.environ.get("RANK", "0") != "0":
+        return {}
+    from normsurgery.api.publish import planned_push, pushed
+
+    return {"push": planned_push(recipe) if dry_run else pushed(recipe, progress)}
 
 
 def _plan(recipe: Recipe, together: Sequence[Sequence[Pass]], call: Call) -> dict[str, Any]:

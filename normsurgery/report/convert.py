@@ -13,6 +13,7 @@ from normsurgery.report.folding import fold_sections
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.prune import depth_facts, depth_sections
+from normsurgery.report.push import pushed_sections
 from normsurgery.report.recipe import recipe_sections
 from normsurgery.report.removal import removal_facts, removal_sections
 from normsurgery.report.tables import code, facts, plain_table, section, title
@@ -59,6 +60,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
         parts += section("Notes", facts([("·", note) for note in dict.fromkeys(notes)]))
     if document["output"]:
         parts += [*section("Load it"), *code(loading_lines(document, document["output"]))]
+    parts += pushed_sections(document)
     return [*parts, Text(), ending(document)]
 
 
