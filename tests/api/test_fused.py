@@ -1,20 +1,13 @@
 """Several exact steps as one pass: no weights between them, one verification, every number once."""
 
-import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from normsurgery import VerificationError
-from normsurgery.api import fused, writing
 from normsurgery.api.run import run
-from normsurgery.checkpoint import open_checkpoint, sink, tensor
-from normsurgery.recipe import RecipeStep
-from normsurgery.recipe_fusion import groups, passes, why_on_files
-from normsurgery.surgery import edits
+from normsurgery.checkpoint import open_checkpoint
 
 CONVERT = {"surgery": "convert"}
 NORM = {"surgery": "fold", "what": ["norm"]}

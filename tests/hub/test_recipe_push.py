@@ -22,6 +22,7 @@ from tests.conftest import Tiny
 from tests.hub.conftest import files_of
 from tests.hub.server import Hub, refused
 from tests.report import documents
+from tests.test_shipped_recipes import RECIPES, with_push
 
 # huggingface_hub hands httpx a file in a way that httpx means to give up
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -79,13 +80,20 @@ def test_a_dry_run_says_where_it_would_go_and_asks_the_hub_nothing(
     assert hub.requests == []
 
 
-def test_the_document_says_what_was_pushed_where(hub: Hub, write: Any) -> None:
-    document = normsurgery.run(write(push="user/model")).to_dict()
+def test_a_shipped_recipe_pushes_once_its_comment_signs_are_gone(
+    hub: Hub, tiny: Tiny, tmp_path: Path
+) -> None:
+    text = (RECIPES / "gpt2-to-rmsnorm.yaml").read_text(encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(with_push(text), encoding="utf-8")
+    out = tmp_path / "out"
+    changes = [f"source={tiny('gpt2')}", f"output={out}", "push.to=user/model", "device=cpu"]
+    document = normsurgery.run(tmp_path / "r.yaml", overrides=changes).to_dict()
     made = hub.repositories["user/model"]
     assert document["push"]["commit"] == made.refs["main"]
     assert document["push"]["url"] == f"{hub.url}/user/model"
     assert document["push"]["verdict"] == document["verification"]["verdict"] == "pass"
-    assert document["recipe"]["push"] == {"to": "user/model"}
+    assert document["recipe"]["push"]["to"] == "user/model"
+    assert made.files()["surgery.json"] == (out / "surgery.json").read_bytes()
 
 
 def test_a_push_that_fails_leaves_the_output_and_says_how_to_go_on(
