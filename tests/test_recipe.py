@@ -237,7 +237,9 @@ def test_text_to_verify_on_goes_to_the_steps_that_have_none_of_their_own(write):
     assert "data" not in pruned and converted["data"] == "t.txt"
 
 
-@pytest.mark.parametrize("key", ["trust_remote_code", "allow_pickle", "overwrite", "output"])
+@pytest.mark.parametrize(
+    "key", ["trust_remote_code", "allow_pickle", "overwrite", "output", "push"]
+)
 def test_papers_choose_neither_code_to_run_nor_where_to_write(tmp_path, key):
     papers = tmp_path / "surgery.json"
     recipe = {"source": "a", "steps": [{"surgery": "convert"}]}

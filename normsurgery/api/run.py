@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.api.recipe_plan import whole_plan
 from normsurgery.api.result import Result
 from normsurgery.recipe import Recipe, RecipeStep, options_of, read_recipe
 from normsurgery.recipe_fusion import Pass, groups, passes, why_on_files
@@ -47,10 +48,11 @@ def run(
     one before made. Exact ones that follow one another (convert, fold, fold_bn, arrange with zero
     blocks) are one pass: the source is read once and the last one's result written once. Between
     passes, results lie in a hidden directory beside the output. Nothing stands under the output's
-    name before the last step is verified.
+    name before the last step is verified; then it is pushed, where the recipe says so.
     dry_run: the plan of all steps; the first pass is planned on its source in detail. fuse: False
     writes and verifies every step by itself.
-    Raises UsageError for anything wrong with the recipe, else what the surgeries raise.
+    Raises UsageError for anything wrong with the recipe, HubError for a push that cannot be (before
+    the first step) or that fails (the output stays), else what the surgeries raise.
     """
     checked = read_recipe(Path(recipe), overrides)
     if checked.push:
@@ -103,7 +105,9 @@ def _plan(recipe: Recipe, together: Sequence[Sequence[Pass]], call: Call) -> dic
         for number in reasons:  # the pass ends before it
             together = [[*together[0][: number - 1]], [*together[0][number - 1 :]], *together[1:]]
         together = [group for group in together if group]
-    return {**document, "steps": _planned(recipe, together, reasons)}
+    rows = _planned(recipe, together, reasons)
+    whole = {"whole": whole_plan(rows, document)} if document.get("plan") else {}
+    return {**document, "steps": rows, **whole}
 
 
 def _planned(
@@ -111,7 +115,8 @@ def _planned(
 ) -> list[dict[str, Any]]:
     """Every step with its options, defaults filled in, what it promises, from where to where.
 
-    pass: which one over the disk it is a part of. on_files: why it cannot share one.
+    pass: which one over the disk it is a part of. on_files: why it cannot share one. said: the
+    options that the recipe names.
     """
     rows: list[dict[str, Any]] = []
     last = sum(map(len, together))
@@ -125,7 +130,8 @@ def _planned(
                     "places": list(one.places),
                     "pass": number_of_pass,
                     "on_files": reasons.get(number) or why_on_files(one.step) or None,
-                    "options": _filled(one.step),
+                    "options": _filled(recipe, one.step),
+                    "said": sorted(one.step.options),
                     "contract": promised(one.step),
                     "source": recipe.source if number == 1 else f"step {number - 1}",
                     "output": recipe.output if number == last else f"step {number}",
@@ -134,12 +140,13 @@ def _planned(
     return rows
 
 
-def _filled(step: RecipeStep) -> dict[str, Any]:
+def _filled(recipe: Recipe, step: RecipeStep) -> dict[str, Any]:
     function = getattr(import_module(f"normsurgery.api.{step.surgery}"), step.surgery)
     parameters = inspect.signature(function).parameters
     defaults = {key: parameters[key].default for key in options_of(step.surgery)}
     known = {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
-    return {**known, **step.options}
+    known |= {"teacher": recipe.source} if step.surgery == "heal" else {}
+    return {key: {**known, **step.options}[key] for key in defaults}
 
 
 def promised(step: RecipeStep) -> str:

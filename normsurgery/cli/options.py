@@ -322,6 +322,12 @@ Contract = Annotated[
     ContractName, typer.Option(help="What the candidate promises, and so what is allowed.")
 ]
 Verify = Annotated[bool, typer.Option(help="Verify the saved files before they move into place.")]
+Fuse = Annotated[
+    bool,
+    typer.Option(
+        "--fuse/--no-fuse", help="Exact steps in a row are one pass; or each is written, verified."
+    ),
+]
 KeepFailed = Annotated[
     bool, typer.Option("--keep-failed", help="Keep a result that fails verification, set aside.")
 ]

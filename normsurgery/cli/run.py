@@ -18,14 +18,17 @@ def run(
     recipe: o.Recipe,
     overrides: o.Set = None,
     dry_run: o.DryRun = False,
+    fuse: o.Fuse = True,
     json: o.Json = False,
     traceback: o.Traceback = False,
 ) -> None:
     """Run a recipe: a source, its steps, an output.
 
-    Steps run in order, and the output appears whole or not at all; with `push: owner/name` it then
-    goes to the Hub. Every result holds its recipe in surgery.json, which runs too and makes the
-    same bytes again (training apart).
+    then = push_line(checked.output, checked.push) if checked.push else ""
+    with interruptible(Path(checked.output), kept, then), working() as progress:
+        result = normsurgery.run(
+            recipe, overrides=changes, dry_run=dry_run, fuse=fuse, progress=progress
+        )
 
     \b
     Examples:
@@ -43,7 +46,9 @@ def run(
     kept = kept_by_recipe([step.surgery for step in checked.steps])
     then = push_line(checked.output, checked.push) if checked.push else ""
     with interruptible(Path(checked.output), kept, then), working() as progress:
-        result = normsurgery.run(recipe, overrides=changes, dry_run=dry_run, progress=progress)
+        result = normsurgery.run(
+            recipe, overrides=changes, dry_run=dry_run, fuse=fuse, progress=progress
+        )
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
         asked = Asked(
             checked.source,

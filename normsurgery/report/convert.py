@@ -26,7 +26,9 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     """The report of any surgery or recipe, or of the plan where it is a dry run."""
     source, target, plan = document["source"], document["target"], document.get("plan")
     output = document["output"] or _unwritten(document)
-    contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
+    steps = document.get("steps") or ()
+    several = steps if len(steps) > 1 else document["receipts"]
+    contracts = dict.fromkeys(one["contract"] for one in several)
     parts: list[RenderableType] = [
         title(document["command"], f"{source_name(source)} → {output}"),
         facts(

@@ -43,7 +43,7 @@ def pushed_sections(document: Mapping[str, Any]) -> list[RenderableType]:
     if push["dry_run"]:
         rows += [("how", "as a pull request")] if push["create_pr"] else []
         rows += [("verified", "or not: the card says so")] if push["unverified"] else []
-        said = "once the output stands; what is pushed makes a repository where there is none"
+        said = "once the output stands; a repository is made where there is none"
         return section("Push", facts([("when", said), *rows]))
     return [*section("Pushed", facts([*rows, ("what", _ended(push))])), *code([push["url"]])]
 
