@@ -11,6 +11,7 @@ from normsurgery.cli.interrupt import (
     MEASURED,
     REMOVED,
     InterruptedByUserError,
+    interruptible,
     kept_by_recipe,
     resumable,
 )
