@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.api.recipe_plan import whole_plan
 from normsurgery.api.result import Result
-from normsurgery.recipe import Recipe, RecipeStep, read_recipe
+from normsurgery.recipe import Recipe, RecipeStep, options_of, read_recipe
 from normsurgery.recipe_fusion import Pass, groups, passes, why_on_files
-from normsurgery.recipe_schema import SURGERIES
 
 if TYPE_CHECKING:
     from normsurgery.report.progress import Progress
@@ -47,12 +48,17 @@ def run(
     one before made. Exact ones that follow one another (convert, fold, fold_bn, arrange with zero
     blocks) are one pass: the source is read once and the last one's result written once. Between
     passes, results lie in a hidden directory beside the output. Nothing stands under the output's
-    name before the last step is verified.
+    name before the last step is verified; then it is pushed, where the recipe says so.
     dry_run: the plan of all steps; the first pass is planned on its source in detail. fuse: False
     writes and verifies every step by itself.
-    Raises UsageError for anything wrong with the recipe, else what the surgeries raise.
+    Raises UsageError for anything wrong with the recipe, HubError for a push that cannot be (before
+    the first step) or that fails (the output stays), else what the surgeries raise.
     """
     checked = read_recipe(Path(recipe), overrides)
+    if checked.push:
+        from normsurgery.api.publish import check_push
+
+        check_push(checked, dry_run=dry_run)
     runs = passes(checked.steps)
 
     def call(step: RecipeStep, source: str | Path, output: str | Path, **more: Any) -> Any:
@@ -60,7 +66,7 @@ def run(
 
         surgery: Callable[..., Any] = getattr(normsurgery, step.surgery)
         options = {**step.options, **step.settings(checked.settings), **more}
-        if "teacher" in SURGERIES[step.surgery].needed:
+        if step.surgery == "heal":
             options.setdefault("teacher", checked.source)
         return surgery(source, output, dry_run=dry_run, progress=progress, **options).to_dict()
 
@@ -74,7 +80,16 @@ def run(
         from normsurgery.api.chain import run_chain  # torch: a wrong recipe must not wait for it
 
         document = run_chain(checked, steps, call)
-    return RunResult(document, checked)
+    return RunResult(document | _push(checked, progress, dry_run=dry_run), checked)
+
+
+def _push(recipe: Recipe, progress: Progress | None, *, dry_run: bool) -> dict[str, Any]:
+    """What the document says of the push; nothing where there is none, or another process does."""
+    if not recipe.push or os.environ.get("RANK", "0") != "0":
+        return {}
+    from normsurgery.api.publish import planned_push, pushed
+
+    return {"push": planned_push(recipe) if dry_run else pushed(recipe, progress)}
 
 
 def _plan(recipe: Recipe, together: Sequence[Sequence[Pass]], call: Call) -> dict[str, Any]:
@@ -90,7 +105,9 @@ def _plan(recipe: Recipe, together: Sequence[Sequence[Pass]], call: Call) -> dic
         for number in reasons:  # the pass ends before it
             together = [[*together[0][: number - 1]], [*together[0][number - 1 :]], *together[1:]]
         together = [group for group in together if group]
-    return {**document, "steps": _planned(recipe, together, reasons)}
+    rows = _planned(recipe, together, reasons)
+    whole = {"whole": whole_plan(rows, document)} if document.get("plan") else {}
+    return {**document, "steps": rows, **whole}
 
 
 def _planned(
@@ -98,7 +115,8 @@ def _planned(
 ) -> list[dict[str, Any]]:
     """Every step with its options, defaults filled in, what it promises, from where to where.
 
-    pass: which one over the disk it is a part of. on_files: why it cannot share one.
+    pass: which one over the disk it is a part of. on_files: why it cannot share one. said: the
+    options that the recipe names.
     """
     rows: list[dict[str, Any]] = []
     last = sum(map(len, together))
@@ -112,7 +130,8 @@ def _planned(
                     "places": list(one.places),
                     "pass": number_of_pass,
                     "on_files": reasons.get(number) or why_on_files(one.step) or None,
-                    "options": _filled(one.step),
+                    "options": _filled(recipe, one.step),
+                    "said": sorted(one.step.options),
                     "contract": promised(one.step),
                     "source": recipe.source if number == 1 else f"step {number - 1}",
                     "output": recipe.output if number == last else f"step {number}",
@@ -121,12 +140,13 @@ def _planned(
     return rows
 
 
-def _filled(step: RecipeStep) -> dict[str, Any]:
+def _filled(recipe: Recipe, step: RecipeStep) -> dict[str, Any]:
     function = getattr(import_module(f"normsurgery.api.{step.surgery}"), step.surgery)
     parameters = inspect.signature(function).parameters
-    defaults = {key: parameters[key].default for key in SURGERIES[step.surgery].keys}
+    defaults = {key: parameters[key].default for key in options_of(step.surgery)}
     known = {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
-    return {**known, **step.options}
+    known |= {"teacher": recipe.source} if step.surgery == "heal" else {}
+    return {key: {**known, **step.options}[key] for key in defaults}
 
 
 def promised(step: RecipeStep) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from normsurgery.report.numbers import file_size
 from normsurgery.report.tables import facts, plain_table, section
 
 
@@ -15,17 +16,18 @@ def recipe_sections(document: Mapping[str, Any]) -> list[RenderableType]:
     steps = document.get("steps")
     if not steps:
         return []
-    return _planned(steps) if "options" in steps[0] else _done(steps)
+    return _planned(document, steps) if "options" in steps[0] else _done(steps)
 
 
-def _planned(steps: list[dict[str, Any]]) -> list[RenderableType]:
-    parts: list[RenderableType] = []
+def _planned(document: Mapping[str, Any], steps: list[dict[str, Any]]) -> list[RenderableType]:
+    parts = _overview(document["whole"], steps) if "whole" in document else []
     for one in steps:
         rows = [
             ("contract", one["contract"]),
             ("from → to", f"{one['source']} → {one['output']}"),
             ("pass", _pass(one, steps)),
-            *((key, _word(value)) for key, value in one["options"].items()),
+            *((key, _word(one["options"][key])) for key in one["options"] if key in one["said"]),
+            ("defaults", _defaults(one)),
         ]
         parts += section(f"Step {one['step']}: {one['surgery']}{_fused(one)}", facts(rows))
     if len(steps) > 1:
@@ -35,6 +37,30 @@ def _planned(steps: list[dict[str, Any]]) -> list[RenderableType]:
         said = said if last < len(steps) else f"what stands below is of {whose}"
         parts += section("Detail", facts([("·", said)]))
     return parts
+
+
+def _overview(whole: Mapping[str, Any], steps: list[dict[str, Any]]) -> list[RenderableType]:
+    """All steps in a table, and what they come to; nothing for one alone."""
+    if len(steps) == 1:
+        return []
+    rows = [
+        [str(one["step"]), f"{one['surgery']}{_fused(one)}", str(_number(one)), one["contract"]]
+        for one in steps
+    ]
+    needed, free = whole["disk_needed"], whole["disk_free"]
+    disk = f"about {file_size(needed)} needed at the peak, {file_size(free)} free"
+    in_all = [
+        ("passes", f"{whole['passes']}; {whole['output']} appears when all steps are verified"),
+        ("disk", disk if needed <= free else f"{disk}: NOT ENOUGH"),
+    ]
+    table = plain_table(["step", "surgery", "pass", "contract"], rows)
+    return [*section("Recipe", table), *section("In all", facts(in_all))]
+
+
+def _defaults(one: Mapping[str, Any]) -> str:
+    """`untie: false, dtype: null`: what the recipe does not say."""
+    left = [key for key in one["options"] if key not in one["said"]]
+    return ", ".join(f"{key}: {_word(one['options'][key])}" for key in left) or "none"
 
 
 def _pass(one: Mapping[str, Any], steps: list[dict[str, Any]]) -> str:
