@@ -32,7 +32,8 @@ import torch
 import yaml
 
 from normsurgery import run
-from normsurgery.checkpoint import open_checkpoint, sink, tensor, writer
+from normsurgery.checkpoint import files, open_checkpoint, sink, tensor, writer
+from normsurgery.checkpoint import mapped as memory
 from normsurgery.checkpoint.files import FileRange
 from normsurgery.report.numbers import figure
 
@@ -158,7 +159,7 @@ class _counted:
     def __enter__(self) -> None:
         from transformers import PreTrainedModel
 
-        read, mapped, hashed = tensor.read_into, tensor.mapped_bytes, writer.hash_files
+        read, mapped, hashed = files.read_into, memory.mapped_bytes, writer.hash_files
         count, load = sink.Sink._count, PreTrainedModel.from_pretrained.__func__
         opened = sink.Sink.__init__
 
@@ -183,8 +184,8 @@ class _counted:
             count(this, number)
 
         def loading(cls: type, directory: Any, *given: Any, **more: Any) -> Any:
-            files = Path(directory).glob("*.safetensors")
-            self.counts["loaded"] += sum(f.stat().st_size for f in files if self._ours(f))
+            weights = Path(directory).glob("*.safetensors")
+            self.counts["loaded"] += sum(f.stat().st_size for f in weights if self._ours(f))
             return load(cls, directory, *given, **more)
 
         self.patches = [
@@ -229,7 +230,7 @@ def line(name: str, how: str, rows: list[dict[str, Any]], size: int) -> str:
     """One row of the table: medians, bytes as multiples of the source."""
 
     def median(key: str) -> float:
-        return statistics.median(row.get(key, 0) for row in rows)
+        return float(statistics.median(row.get(key, 0) for row in rows))
 
     bytes_ = "  ".join(f"{median(key) / size:5.2f}" for key in ("wrote", "read"))
     return (
