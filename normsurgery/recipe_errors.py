@@ -106,7 +106,8 @@ def _wanted(place: _Place) -> str:
     """`text or a list of text`."""
     found = []
     for error in place.errors:
-        word = _WORDS.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+        known = _WORDS.get(error["type"])
+        word = known.format(**error.get("ctx", {})) if known else error["msg"]
         found.append(f"a list of {word}" if isinstance(error["loc"][-1], int) else word)
     if len(place.path) == 1 and place.path[0] in _SHORT:
         found.append("keys")

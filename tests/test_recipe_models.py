@@ -120,8 +120,8 @@ KEYS = st.sampled_from(
     [*RecipeKeys.model_fields, *Push.model_fields, *Verify.model_fields, "surgery", "outptu"]
 ) | st.sampled_from(sorted({key for name in SURGERIES for key in options_of(name)}))
 PLAIN = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
-    | st.sampled_from(NAMES)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.dates()
+    | st.binary(max_size=2) | st.sampled_from(NAMES)
 )  # fmt: skip
 VALUES = st.recursive(
     PLAIN,
@@ -134,17 +134,6 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.dictionaries(KEYS | PLAIN, VALUES, max_size=6))
-def test_any_mapping_is_a_recipe_or_a_usage_error(values):
-    try:
-        recipe = recipe_of(values, "r.yaml")
-    except UsageError as error:
-        assert error.message and error.hint
-    else:
-        assert recipe.steps
 
 
 @st.composite
@@ -194,3 +183,29 @@ def test_every_recipe_reads_back_as_itself(values):
         path.write_text(yaml.safe_dump(recipe.to_dict()), encoding="utf-8")
         again = read_recipe(path)
     assert again == recipe
+
+
+RANDOM = st.dictionaries(KEYS | PLAIN, VALUES, max_size=3)
+
+
+@st.composite
+def mappings(draw):
+    """Anything at all, or a recipe with keys replaced at the top and in its first step."""
+    if draw(st.booleans()):
+        return draw(RANDOM)
+    recipe = {**draw(recipes()), **draw(RANDOM)}
+    rows = recipe["steps"]
+    if isinstance(rows, list) and rows and isinstance(rows[0], dict):
+        recipe["steps"] = [{**rows[0], **draw(RANDOM)}, *rows[1:]]
+    return recipe
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(mappings())
+def test_any_mapping_is_a_recipe_or_a_usage_error(values):
+    try:
+        recipe = recipe_of(values, "r.yaml")
+    except UsageError as error:
+        assert error.message and error.hint
+    else:
+        assert recipe.steps
