@@ -13,13 +13,13 @@ from huggingface_hub import constants
 
 import normsurgery
 from normsurgery import HubError, UsageError
-from normsurgery.api.publish import pushed
+from normsurgery.api.publish import check_push, planned_push, pushed
 from normsurgery.cli import main
-from normsurgery.recipe import Recipe
+from normsurgery.recipe import Recipe, read_recipe
 from normsurgery.report.next_steps import push_line
 from tests.cli.invoke import Fake
 from tests.conftest import Tiny
-from tests.hub.conftest import files_of
+from tests.hub.conftest import CARD, files_of, write_output
 from tests.hub.server import Hub, refused
 from tests.report import documents
 from tests.test_shipped_recipes import RECIPES, with_push
@@ -72,8 +72,7 @@ def test_a_dry_run_says_where_it_would_go_and_asks_the_hub_nothing(
     printed = capsys.readouterr().out
     assert "as a pull request" in printed and "user/model" in printed
     assert "to you and your organization" in printed
-    document = normsurgery.run(recipe, dry_run=True).to_dict()
-    assert document["push"] == {
+    assert planned_push(read_recipe(recipe)) == {
         "repository": "user/model", "revision": "main", "private": True, "create_pr": False,
         "message": None, "unverified": False, "dry_run": True,
     }  # fmt: skip
@@ -179,10 +178,18 @@ def test_a_licence_does_not_stop_one_who_has_permission(
     hub: Hub, write: Any, tiny: Tiny, tmp_path: Path
 ) -> None:
     source = carded(tiny, tmp_path / "nd", "cc-by-nd-4.0")
-    push = {"to": "user/model", "i_have_permission": True, "unverified": True}
-    document = normsurgery.run(write(push=push, source=str(source), verify=False)).to_dict()
-    assert document["push"]["verdict"] == "skipped"
-    card = hub.repositories["user/model"].files()["README.md"].decode()
+    push = {"to": "user/model", "i_have_permission": True}
+    check_push(read_recipe(write(push=push, source=str(source))), dry_run=False)
+    assert hub.requests == []
+
+
+def test_every_option_reaches_the_push(hub: Hub, tmp_path: Path) -> None:
+    out = write_output(tmp_path / "out", verdict="skipped", card=CARD.replace("mit", "by-nd"))
+    options = {"private": False, "unverified": True, "i_have_permission": True, "create_pr": True}
+    document = pushed(Recipe("gpt2", str(out), (), {}, {"to": "user/model", **options}), None)
+    made = hub.repositories["user/model"]
+    assert document["verdict"] == "skipped" and not made.private
+    card = made.files("refs/pr/1")["README.md"].decode()
     assert "Uploaded without a passing verification" in card
 
 
