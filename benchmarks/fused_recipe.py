@@ -1,6 +1,6 @@
 """Recipes of exact steps in one pass against the same steps one by one: bytes, CPU, memory.
 
-    python benchmarks/fused_recipe.py [--dir DIR] [--rounds N] [--layers N] [--no-verify]
+    python benchmarks/fused_recipe.py [--dir DIR] [--rounds N] [--layers N] [--no-verify] [--only N]
 
 A GPT-2 with random weights (bfloat16; with 12 layers about 190 MB) goes through three recipes, each
 with and without `fuse`, in a child process each, interleaved. Figures are medians.
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--no-verify", action="store_true", help="leave the loaded models out")
+    parser.add_argument("--only", type=int, choices=range(len(RECIPES)), help="one of the recipes")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -72,7 +73,9 @@ def report(work: Path, arguments: argparse.Namespace) -> None:
     size = (source / "model.safetensors").stat().st_size
     print(f"GPT-2, {arguments.layers} layers, {size / 1e6:.0f} MB; multiples of that, CPU seconds")
     print(f"{'recipe':45} {'':6} wrote  read  most  loaded   CPU s   wall s  RssAnon MB")
-    for name, steps in RECIPES.items():
+    for place, (name, steps) in enumerate(RECIPES.items()):
+        if arguments.only not in (None, place):
+            continue
         found: dict[str, list[dict[str, Any]]] = {"fuse": [], "each": []}
         for number in range(arguments.rounds):
             for how in ("fuse", "each") if number % 2 else ("each", "fuse"):

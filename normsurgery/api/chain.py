@@ -31,6 +31,7 @@ from normsurgery.api.writing import write_papers
 from normsurgery.checkpoint import Checkpoint, Staging, check_destination, open_checkpoint
 from normsurgery.errors import SurgeryError, UsageError, VerificationError
 from normsurgery.recipe import Recipe, RecipeStep
+from normsurgery.recipe_fusion import why_on_files
 
 Group = Sequence[RecipeStep]
 Call = Callable[..., dict[str, Any]]
@@ -62,12 +63,16 @@ def run_chain(recipe: Recipe, groups: Sequence[Group], call: Call) -> dict[str, 
             steps.run(group)
         for entry in Path(steps.source).iterdir():
             entry.rename(staging.path / entry.name)
-        recorded = _combined(steps.papers, steps.passes)
         in_order = [step for group in groups for step in group]
+        why = {
+            number: steps.reasons.get(number) or why_on_files(step) or None
+            for number, step in enumerate(in_order, 1)
+        }
+        recorded = _combined(steps.papers, steps.passes, why)
         recorded["recipe"] = _recorded(source, recipe, in_order, steps.papers)
         write_papers(staging.path, recorded, _card(source), notes=recorded["notes"])
         staging.publish()
-    return {**_combined(steps.documents, steps.passes), "output": str(output)}
+    return {**_combined(steps.documents, steps.passes, why), "output": str(output)}
 
 
 def plan_chain(recipe: Recipe, group: Group, call: Call) -> tuple[dict[str, Any], dict[int, str]]:
@@ -79,7 +84,7 @@ def plan_chain(recipe: Recipe, group: Group, call: Call) -> tuple[dict[str, Any]
         if not handed:
             return call(group[0], recipe.source, recipe.output), steps.reasons
         documents = documents_of(handed)
-        found = _combined(documents, [])
+        found = _combined(documents, [], {})
         found["plan"] = plan_pass(handed)
     return {**found, "command": documents[0]["command"]}, steps.reasons
 
@@ -206,9 +211,14 @@ class Steps:
 
 
 def _combined(
-    documents: Sequence[Mapping[str, Any]], passes: Sequence[Sequence[int]]
+    documents: Sequence[Mapping[str, Any]],
+    passes: Sequence[Sequence[int]],
+    why: Mapping[int, str | None],
 ) -> dict[str, Any]:
-    """One document of all steps. Where several say the same thing, the last one's word stands."""
+    """One document of all steps. Where several say the same thing, the last one's word stands.
+
+    passes: numbers of the steps of each. why: for a step that needs files, the reason.
+    """
     found: dict[str, Any] = {}
     for document in documents:
         found |= document
@@ -218,7 +228,11 @@ def _combined(
         "receipts": [one for document in documents for one in document["receipts"]],
         "notes": _notes(documents),
         "steps": [
-            {**_step(number, document), "pass": _pass_of(number, passes)}
+            {
+                **_step(number, document),
+                "pass": _pass_of(number, passes),
+                "on_files": why.get(number),
+            }
             for number, document in enumerate(documents, 1)
         ],
         "verification": _verification(documents),

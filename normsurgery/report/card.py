@@ -205,7 +205,8 @@ def _step_verification(one: Mapping[str, Any]) -> str:
     if "with_step" in one:
         return (
             f"### Step {number}: `{one['surgery']}`\n\nIn one pass with step {one['with_step']}, "
-            "which wrote no other weights between them, and verified with it."
+            "without weights on the disk between them, and verified with it. What several steps "
+            "of a pass change was computed through in float64 and rounded once."
         )
     figures = {key: value for key, value in one.items() if key not in ("step", "surgery")}
     heading = f"### Step {number}: `{one['surgery']}`, held against {given}"

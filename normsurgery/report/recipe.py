@@ -103,4 +103,9 @@ def _done(steps: list[dict[str, Any]]) -> list[RenderableType]:
         for one in steps
     ]  # fmt: skip
     header = ["step", "surgery", "pass", "contract", "verified"]
-    return section("Recipe", plain_table(header, rows))
+    alone = [
+        (f"step {one['step']}", f"a pass of its own: {one['on_files']}")
+        for one in steps
+        if one.get("on_files") and len(steps) > 1
+    ]
+    return [*section("Recipe", plain_table(header, rows)), *([facts(alone)] if alone else [])]

@@ -28,7 +28,9 @@ class Applied:
 def rounded_once(steps: Sequence[Applied]) -> Checkpoint:
     """The last result, with the tensors that several steps changed computed through in float64.
 
-    steps: each works on what the one before made, `before` of one and `after` of the other.
+    steps: each works on what the one before made, `before` of one and `after` of the other. A
+    tensor that one step changes by another one's values takes these as they were stored between
+    the two. Memory: what is computed in float64 and not row by row is whole in memory, once.
     """
     source, result = steps[0].before, steps[-1].after
     often = changed_often(steps)

@@ -1,6 +1,7 @@
 """Several exact steps as one pass: no weights between them, one verification, every number once."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -9,12 +10,12 @@ import torch
 import yaml
 
 from normsurgery import VerificationError
-from normsurgery.api import fused
-from normsurgery.api.handover import Handed
+from normsurgery.api import chain, fused
+from normsurgery.api.handover import Handed, NotFusedError
 from normsurgery.api.run import run
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import open_checkpoint, sink, tensor
-from normsurgery.recipe import RecipeStep
+from normsurgery.recipe import Recipe, RecipeStep
 from normsurgery.recipe_fusion import groups, passes, why_on_files
 from normsurgery.surgery import centre
 
@@ -102,7 +103,7 @@ def test_one_pass_is_verified_in_both_forms_and_made_again_byte_for_byte(tiny, t
     assert [(one["surgery"], one["pass"]) for one in document["steps"]] == [
         ("fold", 1), ("convert", 1),
     ]  # fmt: skip
-    assert all("proof" in one for one in document["steps"])
+    assert all("proof" in one and one["on_files"] is None for one in document["steps"])
     assert document["steps"][1]["source"]["model"] == "step-1"
     papers = json.loads((out / "surgery.json").read_text())
     assert papers["files"]["source"] and papers["files"]["result"]
@@ -205,3 +206,38 @@ def test_the_last_limits_stand_and_nonfinite_numbers_need_every_leave():
     made = fused._writing([strict, handed(), handed(max_shard_size="2GB")], Path("out"))
     assert (made.output, made.max_shard_size, made.allow_nonfinite) == (Path("out"), "2GB", False)
     assert fused._writing([strict, handed(allow_nonfinite=True)], Path("y")).allow_nonfinite
+
+
+def test_a_step_that_turns_out_to_need_files_runs_alone_between_passes(tiny, tmp_path, monkeypatch):
+    planned, ran = [], []
+
+    def handing(given, directory, surgery):
+        number = int(directory.name.rpartition("-")[2])
+        planned.append(number)
+        if number == 2:
+            raise NotFusedError("it picks by score")
+        document = {"command": "x", "source": {}, "receipts": []}
+        return Handed(given, given, None, None, document, (), document)
+
+    papers = {"source": {}, "verification": {"verdict": "pass"}}
+
+    def made(target: Path) -> dict:
+        target.mkdir(parents=True)
+        (target / "surgery.json").write_text(json.dumps({"files": {}, **papers}))
+        shutil.copy(tiny("gpt2") / "config.json", target)
+        shutil.copy(tiny("gpt2") / "model.safetensors", target)
+        return papers
+
+    def alone(step, source, output, **more):
+        ran.append(Path(output).name)
+        return made(output)
+
+    monkeypatch.setattr(chain, "hand_over", handing)
+    monkeypatch.setattr(chain, "write_pass", lambda handed, target: made(target))
+    recipe = Recipe(str(tiny("gpt2")), "out", (), {})
+    steps = chain.Steps(recipe, alone, tmp_path)
+    steps.run([_step(one) for one in (CONVERT, LONGER, NORM, CONVERT)])
+    assert steps.passes == [[1], [2], [3, 4]]
+    assert (planned, ran) == ([1, 2, 3, 4], ["step-2"])
+    assert steps.reasons == {2: "it picks by score"}
+    assert {path.name for path in tmp_path.iterdir()} == {"step-4"}

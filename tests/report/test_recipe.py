@@ -29,6 +29,36 @@ def test_every_step_has_its_own_figures():
     assert row(second, "logits, float16 (× noise floor)")[-1] == "–"  # lossy: not judged
 
 
+def passes_of_two():
+    """Two steps in one pass, and one that needs files."""
+    document = two_steps()
+    first, last = document["verification"]["steps"]
+    ours = [
+        {"step": 1, "surgery": "fold", "verdict": "pass", "contract": "exact", "with_step": 2},
+        {**first, "step": 2, "surgery": "convert", "since_step": 1},
+        {**last, "step": 3},
+    ]
+    document["verification"] = {**document["verification"], "steps": ours}
+    document["steps"] = [
+        {**one, "verification": one, "pass": number, "on_files": why}
+        for one, number, why in zip(ours, (1, 1, 2), (None, None, "it runs the model"), strict=True)
+    ]
+    return document
+
+
+def test_a_pass_is_held_against_the_source_of_its_first_step():
+    text = shown(passes_of_two())
+    assert row(text, "2     convert") == ["1", "exact", "pass"]
+    assert row(text, "3     prune") == ["2", "lossy", "pass"]
+    assert "a pass of its own: it runs the model" in text
+    assert "Step 1 (fold): in one pass with step 2, and verified with it" in text
+    assert "Step 2 (convert), against what step 1 was given" in text
+    card = model_card(passes_of_two(), None, notes=[])
+    assert "In one pass with step 2, without weights" in card
+    assert "### Step 2: `convert`, held against the source" in card
+    assert "### Step 3: `prune`, held against what step 2 made" in card
+
+
 def test_a_card_says_what_each_step_was_held_against():
     card = model_card(two_steps(), None, notes=[])
     first, second = card.split("### Step 2: `prune`, held against what step 1 made")
