@@ -97,6 +97,10 @@ class LazyTensor:
         by_rows = by_rows and bool(self.shape)
         return replace(self, source=_Mapped(self, function, by_rows))
 
+    def filled(self, value: float) -> LazyTensor:
+        """One number everywhere, in the same dtype and shape; what was there is not read."""
+        return replace(self, source=_Filled(value))
+
     def load(self) -> Tensor:
         """The whole tensor. File-backed: a private memory map, so nothing is copied until written.
 
@@ -212,6 +216,25 @@ class _Computed:
 
     def streams(self) -> bool:
         return False
+
+
+@dataclass(frozen=True)
+class _Filled:
+    value: float
+
+    def load(self, of: LazyTensor) -> Tensor:
+        return self._made(of, of.shape)
+
+    def rows(self, of: LazyTensor, start: int, stop: int) -> Tensor:
+        return self._made(of, (stop - start, *of.shape[1:]))
+
+    def streams(self) -> bool:
+        return True
+
+    def _made(self, of: LazyTensor, shape: tuple[int, ...]) -> Tensor:
+        import torch
+
+        return torch.full(shape, self.value, dtype=torch_dtype(of.dtype))
 
 
 @dataclass(frozen=True)

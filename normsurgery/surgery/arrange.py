@@ -9,9 +9,9 @@ moves with them, or the order is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from normsurgery.anatomy.block_config import ConfigPlan, plan_config
 from normsurgery.anatomy.block_writers import block_writers, silence_of
@@ -205,18 +205,9 @@ def _block(
                     f"{tensor.name} holds a block's writer together with other parameters",
                     "a block of zeros cannot be made; drop `zero` from the list",
                 )
-            stored = stored.map(_filled(fills.pop()), by_rows=True)
+            stored = stored.filled(fills.pop())
         found[names.renamed(tensor.name, block, number)] = (stored, tensor.name)
     return found
-
-
-def _filled(value: float) -> Callable[[Any], Any]:
-    def fill(tensor: Any) -> Any:
-        import torch
-
-        return torch.full_like(tensor, value, memory_format=torch.contiguous_format)
-
-    return fill
 
 
 def _put(
