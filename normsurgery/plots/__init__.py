@@ -9,13 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from normsurgery.plots.kurtosis import kurtosis_pictures
+from normsurgery.plots.losses import loss_pictures
 from normsurgery.plots.picture import Picture, check_matplotlib
+from normsurgery.plots.scales import scale_pictures
 from normsurgery.plots.scores import score_pictures
+from normsurgery.plots.training import training_pictures
 
 __all__ = ["FOLDER", "Picture", "check_matplotlib", "pictures", "write_pictures"]
 
 FOLDER = "plots"  # below an output
-_KINDS = (score_pictures,)
+_KINDS = (
+    score_pictures, kurtosis_pictures, training_pictures, scale_pictures, loss_pictures
+)  # fmt: skip
 
 
 def pictures(document: Mapping[str, Any]) -> tuple[Picture, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.plots.picture import LETTERS, RED, Picture, new_figure
+from normsurgery.plots.words import listed
 from normsurgery.report.prune import ranges, score_methods
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def score_pictures(document: Document) -> Iterator[Picture]:
     yield Picture(
         "block-scores",
         "Cost of dropping blocks",
-        f"What dropping {what} costs by {_listed(methods)}: dark is the cheapest of its row, "
+        f"What dropping {what} costs by {listed(methods)}: dark is the cheapest of its row, "
         f"light the dearest.{went}",
         lambda: block_scores(rows, dropped),
     )
@@ -51,10 +52,6 @@ def _alike(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
 
 def _run(blocks: Sequence[int]) -> bool:
     return bool(blocks) and list(blocks) == list(range(blocks[0], blocks[0] + len(blocks)))
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def block_scores(rows: Rows, dropped: Sequence[int]) -> Figure:
