@@ -77,8 +77,8 @@ verify: {keep_failed: true}
     "prune": """
   - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
      substitute: replaceme, objective: cosine, heal: sequential, data: t.txt, text_column: body,
-     tokens: 99, max_length: 64, other_data: o.txt, plots: true, dtype: float32, max_shard_size: 2GB,
-     allow_nonfinite: true}
+     tokens: 99, max_length: 64, other_data: o.txt, plots: true, dtype: float32,
+     max_shard_size: 2GB, allow_nonfinite: true}
 verify: {data: null, keep_failed: true}
 """,
     "heal": """

@@ -64,7 +64,7 @@ def test_scales_stand_at_their_blocks_and_position_0_apart():
     picture, figure = only(documents.statistics())
     ordinary, first = figure.axes
     found = {line.get_label(): line for line in ordinary.get_lines()}
-    assert list(found) == ["input_layernorm:qk", "post_atten…layernorm", "norm"]
+    assert list(found) == ["input_layernorm:qk", "post_atte…_layernorm", "norm"]
     assert found["input_layernorm:qk"].get_xdata().tolist() == [0, 1, 2]
     assert found["input_layernorm:qk"].get_ydata().tolist() == [0.5, 1.5, 2.5]
     assert found["norm"].get_xdata().tolist() == [3], "after the last block"

@@ -18,11 +18,9 @@ pytest.importorskip("matplotlib")
 
 
 def drawn(picture: Picture):
-    """Its Figure with everything laid out."""
+    """Its Figure."""
     with styled():
-        figure = picture.draw()
-        figure.canvas.draw()
-    return figure
+        return picture.draw()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +77,7 @@ def test_the_same_document_gives_the_same_bytes_whatever_a_person_prefers(tmp_pa
 def test_every_picture_is_a_png_and_an_svg_that_a_phone_can_show():
     for picture in pictures(documents.everything()):
         figure = drawn(picture)
+        figure.canvas.draw()
         assert figure.get_figwidth() == WIDTH <= 8.0
         letters = [text for axes in figure.axes for text in axes.get_xticklabels()]
         assert all(text.get_fontsize() >= 11 for text in letters)
