@@ -203,7 +203,13 @@ def _verification(verification: Mapping[str, Any]) -> str:
 def _step_verification(one: Mapping[str, Any]) -> str:
     """A step of a recipe; its source is what the step before it made."""
     number = one["step"]
-    given = "the source" if number == 1 else f"what step {number - 1} made"
+    since = one.get("since_step", number)
+    given = "the source" if since == 1 else f"what step {since - 1} made"
+    if "with_step" in one:
+        return (
+            f"### Step {number}: `{one['surgery']}`\n\nIn one pass with step {one['with_step']}, "
+            "which wrote no other weights between them, and verified with it."
+        )
     figures = {key: value for key, value in one.items() if key not in ("step", "surgery")}
     heading = f"### Step {number}: `{one['surgery']}`, held against {given}"
     said = _verification(figures).replace("against the source", f"against {given}")

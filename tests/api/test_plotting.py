@@ -80,7 +80,7 @@ def test_steps_of_a_recipe_show_the_pictures_of_those_before(trained, tmp_path):
 
     steps = [RecipeStep("convert", {})] * 2
     recipe = Recipe(str(trained), str(tmp_path / "out"), tuple(steps), {})
-    document = run_chain(recipe, steps, call)
+    document = run_chain(recipe, [[step] for step in steps], call)
     names = ["scales", "scales-2"]
     assert [one["name"] for one in document["plots"]] == names
     card = (tmp_path / "out" / "README.md").read_text()
