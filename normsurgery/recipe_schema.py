@@ -48,12 +48,13 @@ class Step(Keys):
 
 
 class Reading(Step):
-    """A surgery that reads text."""
+    """A surgery that reads text, and measures what can be drawn."""
 
     data: str | None = None
     text_column: str | None = None
     tokens: Tokens | None = None
     max_length: Tokens | None = None
+    plots: bool | None = None
 
 
 class Training(Reading):
@@ -109,6 +110,7 @@ class Fold(Step):
     rotation: c.RotationName | None = None
     data: str | None = None
     reference: str | None = None
+    plots: bool | None = None
 
 
 class Heal(Training):

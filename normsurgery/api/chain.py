@@ -237,6 +237,8 @@ def _combined(
         ],
         "verification": _verification(documents),
     }
+    if any("plots" in document for document in documents):
+        found["plots"] = _plots(documents)
     if "files" in found:
         found["files"] = {**found["files"], "source": documents[0]["files"]["source"]}
     if "seconds" in found:
@@ -255,6 +257,20 @@ def _notes(documents: Sequence[Mapping[str, Any]]) -> list[str]:
             None
         )
     return list(notes)
+
+
+def _plots(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every step's pictures, or every pass's; each carried those before it over."""
+    return [
+        {**one, "title": f"{_whose(number, document)}: {one['title']}"}
+        for number, document in enumerate(documents, 1)
+        for one in document.get("plots", ())
+    ]
+
+
+def _whose(number: int, document: Mapping[str, Any]) -> str:
+    since = document["verification"].get("since_step", number)
+    return f"Step {number}" if since == number else f"Steps {since} to {number}"
 
 
 def _step(number: int, document: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,13 +109,15 @@ def mark_verified(documents: Sequence[dict[str, Any]], first: int) -> None:
 
 
 def _writing(handed: Sequence[Handed], target: Path) -> Writing:
-    """As the last step writes; a limit that an earlier one set, and it did not, stands."""
+    """As the last step writes; a limit that an earlier one set, and it did not, stands, and what
+    one of them has drawn is drawn."""
     limits = [one.writing.max_shard_size for one in handed if one.writing.max_shard_size]
     return replace(
         handed[-1].writing,
         output=target,
         max_shard_size=limits[-1] if limits else None,
         allow_nonfinite=all(one.writing.allow_nonfinite for one in handed),
+        plots=any(one.writing.plots for one in handed),
     )
 
 
