@@ -43,9 +43,7 @@ PrintTemplate = Annotated[
         help="Print the shipped template, to start your own from, and do nothing else.",
     ),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Print the card and write nothing.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the card and write nothing.")]
 
 
 def card(

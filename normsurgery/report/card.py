@@ -44,7 +44,11 @@ def card_record(document: Document, source_card: str | None, notes: Sequence[str
 
 
 def model_card(
-    document: Document, source_card: str | None, *, notes: Sequence[str], template: str | None = None
+    document: Document,
+    source_card: str | None,
+    *,
+    notes: Sequence[str],
+    template: str | None = None,
 ) -> str:
     """The README.md of a result.
 

@@ -47,7 +47,9 @@ def salvaged(card: str, keys: Collection[str]) -> str:
     if found is None:
         return ""
     pieces = _pieces(found["front"].replace("\r\n", "\n"))
-    return "".join(text for key, text in pieces if key in keys and set(_mapping(text) or ()) == {key})
+    return "".join(
+        text for key, text in pieces if key in keys and set(_mapping(text) or ()) == {key}
+    )
 
 
 def merged(
