@@ -1,32 +1,30 @@
-"""Recipes: a YAML file that names a source, the steps to take, and an output.
+"""Recipes: a YAML file that names a source, the steps to take, an output, and where to push it.
 
-The schema is small and closed: an unknown key is refused with the nearest one that exists.
+What a recipe may say stands in `recipe_schema`. An unknown key is refused with the nearest one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normsurgery.errors import UsageError
-from normsurgery.nearest import choices_hint
 from normsurgery.recipe_file import override, read_values
-from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY, Keys, Types
 
-_WORDS: dict[Types, str] = {
-    (str,): "text",
-    (bool,): "true or false",
-    (int,): "a whole number",
-    (int, float): "a number",
-    (str, int): "text or a whole number",
-    (list,): "a list",
-    (str, list): "text or a list",
-    (bool, dict): "true or false or keys",
-}
-_OUTSIDE = ("source", "steps", "output")
+if TYPE_CHECKING:
+    from normsurgery.recipe_schema import Keys, RecipeKeys, Step
+
+_SETTINGS = ("overwrite", "device", "seed", "trust_remote_code", "allow_pickle")
+_HOW = ("data", "keep_failed")  # the keys of `verify`
+
+
+def options_of(surgery: str) -> tuple[str, ...]:
+    """The keys that a step of this surgery takes beside `surgery`."""
+    from normsurgery import recipe_schema  # pydantic: only what reads a recipe waits for it
+
+    return recipe_schema.options_of(surgery)
 
 
 @dataclass(frozen=True)
@@ -42,28 +40,29 @@ class RecipeStep:
 
     def settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Of the run's settings those that this surgery takes: its own text wins."""
-        own = "data" in SURGERIES[self.surgery].keys
+        own = "data" in options_of(self.surgery)
         return {key: value for key, value in settings.items() if not (own and key == "data")}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that has been checked. settings: of the run, for every step."""
+    """A recipe that has been checked.
+
+    settings: of the run, for every step, with what `verify` says among them. push: the options of
+    `push` with `to`, the repository; empty where nothing is pushed.
+    """
 
     source: str
     output: str
     steps: tuple[RecipeStep, ...]
     settings: Mapping[str, Any]
+    push: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Every model that the run opens; what a step makes for the next one is not among them."""
-        found = [self.source]
-        for step in self.steps:
-            teacher = step.options.get("teacher")  # of remove_ln it is a role, not a model
-            if teacher is not None and "teacher" not in SURGERIES[step.surgery].choices:
-                found.append(teacher)
-        return tuple(dict.fromkeys(found))
+        teachers = [one.options.get("teacher") for one in self.steps if one.surgery == "heal"]
+        return tuple(dict.fromkeys([self.source, *(one for one in teachers if one is not None)]))
 
     @property
     def trusts_code(self) -> bool:
@@ -74,9 +73,16 @@ class Recipe:
         return bool(self.settings.get("allow_pickle", False))
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe, as a document shows it."""
-        steps = [step.to_dict() for step in self.steps]
-        return {"source": self.source, "steps": steps, "output": self.output, **self.settings}
+        """The recipe as it could stand in a file."""
+        how = {key: self.settings[key] for key in _HOW if key in self.settings}
+        found = {
+            "source": self.source,
+            "steps": [step.to_dict() for step in self.steps],
+            "verify": how or self.settings.get("verify", True),
+            "output": self.output,
+            **{key: self.settings[key] for key in _SETTINGS if key in self.settings},
+        }
+        return {**found, "push": dict(self.push)} if self.push else found
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -87,37 +93,47 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     values = read_values(path)
     for change in overrides:
         override(values, change)
-    top = _checked(values, TOP, str(path))
-    for key in _OUTSIDE:
-        if key not in top:
-            raise UsageError(f"{path}: {key} is missing", f"add `{key}:` or --set {key}=…")
-    if not top["steps"]:
-        raise UsageError("0 steps: a recipe takes at least one", "steps: [{surgery: …}]")
-    steps = tuple(_step(step, place) for place, step in enumerate(top["steps"]))
+    return recipe_of(values, str(path))
+
+
+def recipe_of(values: Mapping[Any, Any], name: str) -> Recipe:
+    """The recipe that these values are. name: of the file, for an error.
+
+    Raises UsageError for anything wrong.
+    """
+    from pydantic import ValidationError
+
+    from normsurgery.recipe_errors import usage_error
+    from normsurgery.recipe_schema import RecipeKeys
+
+    try:
+        read = RecipeKeys.model_validate(values)
+    except ValidationError as raised:
+        raise usage_error(raised, values, name) from None
+    steps = tuple(_step(step) for step in read.steps)
     _check_together(steps)
-    settings = {key: value for key, value in top.items() if key not in _OUTSIDE}
-    settings |= _verification(settings.pop("verify", True), steps)
-    return Recipe(top["source"], top["output"], steps, settings)
+    settings = {key: getattr(read, key) for key in _SETTINGS if getattr(read, key) is not None}
+    push = {"to": read.push} if isinstance(read.push, str) else _given(read.push)
+    recipe = Recipe(read.source, read.output, steps, settings | _verification(read, steps), push)
+    _check_push(recipe)
+    return recipe
 
 
-def _step(step: Any, place: int) -> RecipeStep:
-    where = f"steps.{place}"
-    if not isinstance(step, dict) or not isinstance(step.get("surgery"), str):
-        raise UsageError(f"{where} names no surgery", f"surgery: {' or '.join(SURGERIES)}")
-    options = dict(step)
-    surgery = options.pop("surgery")
-    if surgery not in SURGERIES:
-        raise UsageError(f"{where}: unknown surgery {surgery!r}", choices_hint(surgery, SURGERIES))
-    schema = SURGERIES[surgery]
-    checked = _checked(options, schema.keys, where, schema.choices)
-    for key in schema.needed:
-        if key not in checked and not (place and key == "teacher"):  # a later step's: the source
-            raise UsageError(f"{where}: {key} is missing", f"add `{key}:` or --set {where}.{key}=…")
-    return RecipeStep(surgery, checked)
+def _step(step: Step) -> RecipeStep:
+    given = _given(step)
+    options = {key: given[key] for key in options_of(step.surgery) if key in given}
+    return RecipeStep(step.surgery, options)
+
+
+def _given(keys: Keys | None) -> dict[str, Any]:
+    return {} if keys is None else keys.model_dump(exclude_none=True)
 
 
 def _check_together(steps: Sequence[RecipeStep]) -> None:
-    """Raise UsageError for what makes sense in a recipe of one step only."""
+    """Raise UsageError for steps that make no sense where they stand."""
+    if steps[0].surgery == "heal" and "teacher" not in steps[0].options:
+        hint = "add `teacher:` or --set steps.0.teacher=…"
+        raise UsageError("steps.0: teacher is missing", hint)  # a later step's is the source
     if len(steps) == 1:
         return
     for place, step in enumerate(steps):
@@ -127,40 +143,42 @@ def _check_together(steps: Sequence[RecipeStep]) -> None:
                 "the way is removed when they stop",
                 "split the recipe, one step in each",
             )
-        chosen = [step.options.get(key) for key in ("finetune", "one_shot")]
-        if step.surgery == "remove_ln" and not any(chosen):
+        if _previews(step):
             raise UsageError(
                 f"steps.{place}: remove_ln writes nothing without finetune or one_shot",
                 "finetune: true",
             )
 
 
-def _verification(given: bool | dict[str, Any], steps: Sequence[RecipeStep]) -> dict[str, Any]:
+def _previews(step: RecipeStep) -> bool:
+    """Whether it shows what would be, and writes nothing."""
+    chosen = [step.options.get(key) for key in ("finetune", "one_shot")]
+    return step.surgery == "remove_ln" and not any(chosen)
+
+
+def _check_push(recipe: Recipe) -> None:
+    """Raise UsageError for a push of what the recipe does not write, or does not verify."""
+    if not recipe.push:
+        return
+    if _previews(recipe.steps[0]):
+        raise UsageError(
+            "push: remove_ln writes nothing without finetune or one_shot", "steps.0.finetune: true"
+        )
+    if not recipe.settings["verify"] and not recipe.push.get("unverified"):
+        raise UsageError(
+            "push: a result that is not verified is not pushed",
+            "take out `verify: false`; `push: {unverified: true}` pushes it, and the card says so",
+        )
+
+
+def _verification(read: RecipeKeys, steps: Sequence[RecipeStep]) -> dict[str, Any]:
     """`verify: false`, `verify: true`, or a mapping of how."""
-    if isinstance(given, bool):
-        return {"verify": given}
-    own = [step.surgery for step in steps if "data" in SURGERIES[step.surgery].keys]
-    if given.get("data") is not None and len(own) == len(steps):
+    if read.verify is None or isinstance(read.verify, bool):
+        return {"verify": read.verify is not False}
+    own = [step.surgery for step in steps if "data" in options_of(step.surgery)]
+    if read.verify.data is not None and len(own) == len(steps):
         raise UsageError(
             f"verify: data is not for {own[0]}, which has a text of its own",
             "move it to the step: steps.0.data",
         )
-    return {"verify": True, **_checked(given, VERIFY, "verify")}
-
-
-def _checked(
-    values: Mapping[Any, Any],
-    schema: Keys,
-    where: str,
-    choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """The values that are not None; UsageError for an unknown key, a wrong type or choice."""
-    for key, value in values.items():
-        if key not in schema:
-            raise UsageError(f"{where}: unknown key {key!r}", choices_hint(str(key), schema))
-        if value is not None and type(value) not in schema[key]:
-            wanted = _WORDS[schema[key]]
-            raise UsageError(f"{where}: {key} is {value!r}, wanted {wanted}", f"{key}: {wanted}")
-        if value is not None and key in choices and value not in choices[key]:
-            raise UsageError(f"{where}: {key} is {value!r}", f"one of: {', '.join(choices[key])}")
-    return {str(key): value for key, value in values.items() if value is not None}
+    return {"verify": True, **_given(read.verify)}

@@ -1,7 +1,7 @@
-"""The JSON schema of recipes, for editors: keys, types, choices, defaults, and what each means.
+"""The JSON schema of recipes, for editors: keys, types, choices, bounds, defaults, words.
 
 Made from what a recipe is checked against (`recipe_schema`) and from the options of the commands,
-which say the same in words; no second list of either exists.
+which say in words what a key means, and its default; no second list of either exists.
 """
 
 from __future__ import annotations
@@ -12,18 +12,61 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY, Surgery, Types
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema as core
+
+from normsurgery.recipe_schema import SURGERIES, Push, RecipeKeys, Verify
 
 NAME = "recipe.schema.json"
-_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}
-_TOP_WORDS = {
+# What has other words here than on the command line, or none there.
+_WORDS = {
     "source": "What is rewritten: a directory, or a Hub id with @revision to pin a commit.",
     "steps": "Surgeries in order: each takes what the one before made.",
     "verify": "Whether the saved files are verified, and how.",
     "output": "The directory to write.",
     "overwrite": "Replace the output once the new one is complete.",
-    "seed": "For everything drawn at random.",
+    "push": "The repository of the Hub that the output goes to once it stands, or keys.",
+    "to": "owner/name on the Hub; made where there is none.",
 }
+
+
+class _ForEditors(GenerateJsonSchema):
+    """Pydantic's schema in the words that editors answer best to."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False  # `Max Shard Size` says no more than the key
+
+    def default_schema(self, schema: core.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])  # null; the commands know the real one
+
+    def nullable_schema(self, schema: core.NullableSchema) -> JsonSchemaValue:
+        """One list of types or choices with null in it, where that says all."""
+        inner = self.generate_inner(schema["schema"])
+        if "enum" in inner:
+            return {"enum": [*inner["enum"], None]}
+        if "type" in inner:  # bounds bind numbers alone
+            return {**inner, "type": [inner["type"], "null"]}
+        options = inner.get("anyOf") or inner["oneOf"]
+        if all(set(one) == {"type"} for one in options):
+            return {"type": [*(one["type"] for one in options), "null"]}
+        return {"anyOf": [*options, {"type": "null"}]}
+
+    def tagged_union_schema(self, schema: core.TaggedUnionSchema) -> JsonSchemaValue:
+        """With `if`, an editor names the one key that is wrong, and not every surgery it fails."""
+        tag = schema["discriminator"]
+        if not isinstance(tag, str):
+            return super().tagged_union_schema(schema)
+        choices = {str(name): self.generate_inner(one) for name, one in schema["choices"].items()}
+        return {
+            "type": "object",
+            "required": [tag],
+            "properties": {tag: {"enum": list(choices), "description": "What is done."}},
+            "allOf": [_where(tag, name, ours) for name, ours in choices.items()],
+        }
+
+
+def _where(tag: str, name: str, then: JsonSchemaValue) -> JsonSchemaValue:
+    return {"if": {"properties": {tag: {"const": name}}, "required": [tag]}, "then": then}
 
 
 def schema_text() -> str:
@@ -33,73 +76,42 @@ def schema_text() -> str:
 
 def json_schema() -> dict[str, Any]:
     """The schema of a recipe. A surgery's own options hang on the word after `surgery`."""
-    words = _words_of("convert") | _TOP_WORDS
-    top: dict[str, Any] = {
-        key: _value(types, None) | _about(key, words) for key, types in TOP.items()
-    }
-    top["steps"] = {
-        "type": "array", "minItems": 1, "description": _TOP_WORDS["steps"],
-        "items": {
-            "type": "object",
-            "required": ["surgery"],
-            "properties": {"surgery": {"enum": list(SURGERIES), "description": "What is done."}},
-            "allOf": [_where(name) for name in SURGERIES],
-        },
-    }  # fmt: skip
-    verify = {key: _value(types, None) | _about(key, words) for key, types in VERIFY.items()}
-    top["verify"] = {
-        "description": _TOP_WORDS["verify"],
-        "anyOf": [{"type": ["boolean", "null"]}, _object(verify)],
-    }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+    schema = RecipeKeys.model_json_schema(schema_generator=_ForEditors)
+    models = schema.pop("$defs")
+    for name, step in SURGERIES.items():
+        models[step.__name__]["description"] = _first_line(_command(name))
+        _explain(models[step.__name__], _command(name))
+    _explain(models[Verify.__name__], _command("convert"))
+    _explain(models[Push.__name__], _command("push"))
+    _explain(schema, _command("convert"))
+    schema |= {
         "title": "A recipe of normsurgery",
-        **_object(top),
         "required": ["steps"],  # source and output may come from --set
-        "$defs": {name: _surgery(name, surgery) for name, surgery in SURGERIES.items()},
     }
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {**dialect, **schema, "$defs": models}
 
 
-def _where(surgery: str) -> dict[str, Any]:
-    """With `if`, an editor names the one key that is wrong, and not every surgery it fails."""
-    named = {"properties": {"surgery": {"const": surgery}}, "required": ["surgery"]}
-    return {"if": named, "then": {"$ref": f"#/$defs/{surgery}"}}
+def _explain(model: dict[str, Any], command: Any) -> None:
+    """Give every key its words, and the default that it has on the command line."""
+    words, defaults = _words_of(command), _defaults_of(command)
+    for key, described in model["properties"].items():
+        if key in _WORDS or key in words:
+            described["description"] = _WORDS.get(key) or words[key]
+        if key in defaults:
+            described["default"] = defaults[key]
 
 
-def _surgery(name: str, surgery: Surgery) -> dict[str, Any]:
-    """A step with this surgery. `teacher` may be left out of a later step: it is the source."""
-    words, defaults = _words_of(name), _defaults_of(name)
-    keys: dict[str, Any] = {"surgery": {"const": name}}
-    for key, types in surgery.keys.items():
-        known = {"default": defaults[key]} if key in defaults else {}
-        keys[key] = _value(types, surgery.choices.get(key)) | _about(key, words) | known
-    needed = [key for key in surgery.needed if key != "teacher"]
-    command = import_module(f"normsurgery.cli.{name}")
-    said = (inspect.getdoc(getattr(command, name)) or "").splitlines()[0]
-    return {"description": said, **_object(keys), "required": ["surgery", *needed]}
+def _command(name: str) -> Any:
+    return getattr(import_module(f"normsurgery.cli.{name}"), name)
 
 
-def _object(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "additionalProperties": False, "properties": dict(keys)}
+def _first_line(command: Any) -> str:
+    return (inspect.getdoc(command) or "").splitlines()[0]
 
 
-def _value(types: Types, choices: tuple[str, ...] | None) -> dict[str, Any]:
-    """What a key takes; null always means the default."""
-    if choices is not None:
-        return {"enum": [*choices, None]}
-    kinds = [_TYPES[kind] for kind in types if kind in _TYPES]
-    if "number" in kinds:  # an integer is one
-        kinds.remove("integer")
-    return {"type": [*kinds, "null"]}
-
-
-def _about(key: str, words: Mapping[str, str]) -> dict[str, str]:
-    return {"description": words[key]} if key in words else {}
-
-
-def _words_of(surgery: str) -> dict[str, str]:
+def _words_of(command: Any) -> Mapping[str, str]:
     """Option → its help on the command line."""
-    command = getattr(import_module(f"normsurgery.cli.{surgery}"), surgery)
     found = {}
     for key, hint in get_type_hints(command, include_extras=True).items():
         if get_origin(hint) is Annotated:
@@ -108,8 +120,7 @@ def _words_of(surgery: str) -> dict[str, str]:
     return found
 
 
-def _defaults_of(surgery: str) -> dict[str, Any]:
+def _defaults_of(command: Any) -> Mapping[str, Any]:
     """Option → its default, of those that have one."""
-    command = getattr(import_module(f"normsurgery.cli.{surgery}"), surgery)
     parameters = inspect.signature(command).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not one.empty}

@@ -71,18 +71,26 @@ def override(values: Any, change: str) -> None:
         raise UsageError(f"--set {change}: not KEY=VALUE", "such as --set source=./my-model")
     try:
         value = _load(text) if text else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"--set {change}: the value is not YAML", "quote it") from error
     *path, last = key.split(".")
     for part in path:
         if isinstance(values, dict):
-            values = values.setdefault(part, {})
+            values[part] = _spelled_out(part, values.get(part))
+            values = values[part]
         else:
             values = values[_index(values, part, change)]
     if isinstance(values, dict):
         values[last] = value
     else:
         values[_index(values, last, change)] = value
+
+
+def _spelled_out(key: str, value: Any) -> Any:
+    """What a key holds, as a mapping where nothing or the short form of one stands there."""
+    if key == "push" and isinstance(value, str):
+        return {"to": value}
+    return {} if value is None or (key == "verify" and value is True) else value
 
 
 def _index(values: Any, part: str, change: str) -> int:

@@ -8,6 +8,14 @@ from typing import Any
 
 from normsurgery.recipe import RecipeStep
 
+# Surgeries that are functions of a lazy checkpoint: the next one needs no weight file of theirs.
+_LAZY = ("convert", "fold", "fold_bn", "arrange")
+_MEASURING = {
+    "prune": "prune runs the model to choose blocks, and its result is not exact",
+    "heal": "heal trains the model that the files hold",
+    "remove_ln": "remove_ln trains, or measures, the model that the files hold",
+}
+
 # The order in which `fold` composes, whatever order it is asked in.
 FOLD_ORDER = (
     *("weight-norm", "image-norm", "layerscale", "mup", "query-scale", "norm"),
@@ -23,13 +31,49 @@ class Pass:
     places: tuple[int, ...]
 
 
+def why_on_files(step: RecipeStep) -> str:
+    """Why a step cannot be a part of a pass of several; empty where, as far as its options tell,
+    it can. An arrangement's contract is known only once its source is."""
+    if step.surgery not in _LAZY:
+        return _MEASURING[step.surgery]
+    if step.surgery == "fold" and "recalibrate" in _words(step.options["what"]):
+        return "recalibrate measures on a model that it loads"
+    if step.surgery == "arrange" and not _only_adds(step.options["blocks"]):
+        return "the order of blocks is another one, so its contract is lossy"
+    return ""
+
+
+def _only_adds(blocks: str) -> bool:
+    """Whether a list such as "0-3,zero,4" can be every block in its place, and zeros."""
+    next_one = 0
+    for word in blocks.replace(" ", "").split(","):
+        first, _, last = word.partition("-")
+        if word == "zero":
+            continue
+        if not first.isdecimal() or int(first) != next_one or not (last or first).isdecimal():
+            return False
+        next_one = int(last or first) + 1
+    return True
+
+
+def groups(found: Sequence[Pass]) -> list[list[Pass]]:
+    """Steps in order, those together that are to be one pass over the disk."""
+    together: list[list[Pass]] = []
+    for one in found:
+        lazy = not why_on_files(one.step)
+        if lazy and together and not why_on_files(together[-1][-1].step):
+            together[-1].append(one)
+        else:
+            together.append([one])
+    return together
+
+
 def passes(steps: Sequence[RecipeStep]) -> tuple[Pass, ...]:
     """The steps in order, those that follow one another and are one operation made one.
 
     `fold` is a function of a checkpoint, and `fold` of several is their composition in the order
     of FOLD_ORDER. So folds that follow one another in that order, with the same options otherwise,
-    are one: read once, written once, and every number rounded once. Other surgeries look at files
-    that were written, and run one after the other.
+    are one, planned once and with one receipt. See `groups` for steps of different surgeries.
     """
     found: list[Pass] = []
     for place, step in enumerate(steps):

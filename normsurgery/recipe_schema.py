@@ -1,177 +1,195 @@
-"""What a recipe may say: the keys of each surgery's step, their types and their choices.
+"""What a recipe may say, as pydantic models: keys, types, choices, bounds.
 
-Written down a second time, because reading a recipe must not import a surgery (and torch with it).
+Only what reads recipes imports this: the models take a tenth of a second. What each key means, and
+its default, the commands say (`recipe_editor`); null always means the default.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-Types: TypeAlias = tuple[type, ...]
-Keys: TypeAlias = Mapping[str, Types]
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-_TEXT: Types = (str,)
-_FLAG: Types = (bool,)
-_COUNT: Types = (int,)
-_NUMBER: Types = (int, float)
+from normsurgery import choices as c
 
-_STORED: dict[str, Types] = {
-    "dtype": _TEXT,
-    "max_shard_size": (str, int),
-    "allow_nonfinite": _FLAG,
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Tokens: TypeAlias = Annotated[int, Field(ge=2)]  # one predicts nothing
+Weight: TypeAlias = Annotated[float, Field(ge=0)]
+
+
+class Keys(BaseModel):
+    """Keys that a mapping may have, and no other; `1` is no `true`, and `yes` no text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if v is not None or k not in cls.model_fields}
+
+    @classmethod
+    def in_order(cls) -> tuple[str, ...]:
+        """The keys: its own first, then those that it shares."""
+        lines = [inspect.get_annotations(model) for model in cls.__mro__]
+        return tuple(dict.fromkeys(k for line in lines for k in line if k in cls.model_fields))
+
+
+class Step(Keys):
+    """One surgery. One without a key `data` has a text to verify on instead, under `verify`."""
+
+    surgery: str
+    dtype: c.DTypeName | None = None
+    max_shard_size: str | int | None = None
+    allow_nonfinite: bool | None = None
+
+
+class Reading(Step):
+    """A surgery that reads text, and measures what can be drawn."""
+
+    data: str | None = None
+    text_column: str | None = None
+    tokens: Tokens | None = None
+    max_length: Tokens | None = None
+    plots: bool | None = None
+
+
+class Training(Reading):
+    """A surgery that trains."""
+
+    lr: float | None = None
+    batch_size: Count | None = None
+    gradient_accumulation: Count | None = None
+    gradient_checkpointing: bool | None = None
+    bf16: bool | None = None
+    save_every: Count | None = None
+    resume: bool | None = None
+
+
+class Convert(Step):
+    surgery: Literal["convert"]
+    to: c.ToName | None = None
+    target: c.TargetName | None = None
+    fold_affine: bool | None = None
+    untie: bool | None = None
+    part: str | None = None
+
+
+class FoldBN(Step):
+    surgery: Literal["fold_bn"]
+    form: c.BatchNormFormName | None = None
+    example: str | None = None
+
+
+class Prune(Reading):
+    surgery: Literal["prune"]
+    drop: str | int
+    stack: str | None = None
+    method: c.MethodName | None = None
+    iterative: bool | None = None
+    explain: bool | None = None
+    substitute: c.SubstituteName | None = None
+    objective: c.ObjectiveName | None = None
+    heal: c.HealName | None = None
+    other_data: str | None = None
+
+
+class Arrange(Step):
+    surgery: Literal["arrange"]
+    blocks: str
+    stack: str | None = None
+
+
+class Fold(Step):
+    surgery: Literal["fold"]
+    what: str | list[str]
+    untie: bool | None = None
+    rotation: c.RotationName | None = None
+    data: str | None = None
+    reference: str | None = None
+    plots: bool | None = None
+
+
+class Heal(Training):
+    """A first step needs `teacher`; for a later one it is the recipe's source if nothing else."""
+
+    surgery: Literal["heal"]
+    teacher: str | None = None
+    train: c.TrainName | None = None
+    steps: Count | None = None
+    epochs: Weight | None = None
+    ce: Weight | None = None
+    kl: Weight | None = None
+    hidden: Weight | None = None
+    temperature: float | None = None
+    lora_rank: Count | None = None
+
+
+class RemoveLN(Training):
+    surgery: Literal["remove_ln"]
+    finetune: bool | None = None
+    one_shot: bool | None = None
+    other_data: str | None = None
+    schedule: str | None = None
+    sites: str | None = None
+    export: c.ExportName | None = None
+    control: bool | None = None
+    teacher: c.TeacherName | None = None
+    report_to: c.ReportName | None = None
+
+
+class Verify(Keys):
+    """How saved files are verified."""
+
+    data: str | None = None
+    keep_failed: bool | None = None
+
+
+class Push(Keys):
+    """Where the output goes once it stands, as the options of `push` say it."""
+
+    to: str
+    private: bool | None = None
+    create_pr: bool | None = None
+    revision: str | None = None
+    message: str | None = None
+    unverified: bool | None = None
+    i_have_permission: bool | None = None
+
+
+def _form(value: Any) -> str:
+    return "keys" if isinstance(value, dict | Keys) else "short"
+
+
+Form = Discriminator(_form)
+AnyStep: TypeAlias = Convert | FoldBN | Prune | Arrange | Fold | Heal | RemoveLN
+
+
+class RecipeKeys(Keys):
+    """A whole recipe."""
+
+    source: str
+    steps: list[Annotated[AnyStep, Field(discriminator="surgery")]] = Field(min_length=1)
+    verify: (
+        Annotated[Annotated[bool, Tag("short")] | Annotated[Verify, Tag("keys")], Form] | None
+    ) = None
+    output: str
+    push: Annotated[Annotated[str, Tag("short")] | Annotated[Push, Tag("keys")], Form] | None = None
+    overwrite: bool | None = None
+    device: str | None = None
+    seed: int | None = None
+    trust_remote_code: bool | None = None
+    allow_pickle: bool | None = None
+
+
+SURGERIES: Mapping[str, type[Step]] = {
+    get_args(step.model_fields["surgery"].annotation)[0]: step for step in get_args(AnyStep)
 }
-_READ: dict[str, Types] = {
-    "data": _TEXT,
-    "text_column": _TEXT,
-    "tokens": _COUNT,
-    "max_length": _COUNT,
-}
-_DRAWN: dict[str, Types] = {"plots": _FLAG}
-_DTYPES = ("float64", "float32", "bfloat16", "float16")
-
-# Keys outside the steps → the types they take; None in a recipe always means the default.
-TOP: Keys = {
-    "source": _TEXT,
-    "steps": (list,),
-    "verify": (bool, dict),
-    "output": _TEXT,
-    "overwrite": _FLAG,
-    "device": _TEXT,
-    "seed": _COUNT,
-    "trust_remote_code": _FLAG,
-    "allow_pickle": _FLAG,
-}
-VERIFY: Keys = {"data": _TEXT, "keep_failed": _FLAG}
 
 
-@dataclass(frozen=True)
-class Surgery:
-    """keys: what a step may say; needed: what it must. choices: key → the words that it takes.
-
-    A surgery without a key `data` has a text to verify on instead, under `verify`.
-    """
-
-    keys: Keys
-    needed: tuple[str, ...] = ()
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-SURGERIES: Mapping[str, Surgery] = {
-    "convert": Surgery(
-        {
-            "to": _TEXT,
-            "target": _TEXT,
-            "fold_affine": _FLAG,
-            "untie": _FLAG,
-            "part": _TEXT,
-            **_STORED,
-        },
-        choices={
-            "to": ("rmsnorm", "crmsnorm"),
-            "target": ("auto", "native", "stock", "graft"),
-            "dtype": _DTYPES,
-        },
-    ),
-    "fold_bn": Surgery(
-        {"form": _TEXT, "example": _TEXT, **_STORED},
-        choices={"form": ("keep", "native", "graft"), "dtype": _DTYPES},
-    ),
-    "prune": Surgery(
-        {
-            "drop": (str, int),
-            "stack": _TEXT,
-            "method": _TEXT,
-            "iterative": _FLAG,
-            "explain": _FLAG,
-            "substitute": _TEXT,
-            "objective": _TEXT,
-            "heal": _TEXT,
-            **_READ,
-            "other_data": _TEXT,
-            **_DRAWN,
-            **_STORED,
-        },
-        needed=("drop",),
-        choices={
-            "method": ("angular", "influence", "fit", "loss", "last", "taylor", "trial"),
-            "substitute": ("none", "replaceme", "refit", "merge"),
-            "objective": ("squares", "cosine"),
-            "heal": ("none", "sequential"),
-            "dtype": _DTYPES,
-        },
-    ),
-    "arrange": Surgery(
-        {"blocks": _TEXT, "stack": _TEXT, **_STORED},
-        needed=("blocks",),
-        choices={"dtype": _DTYPES},
-    ),
-    "fold": Surgery(
-        {
-            "what": (str, list),
-            "untie": _FLAG,
-            "rotation": _TEXT,
-            "data": _TEXT,
-            "reference": _TEXT,
-            **_DRAWN,
-            **_STORED,
-        },
-        needed=("what",),
-        choices={"rotation": ("hadamard", "random"), "dtype": _DTYPES},
-    ),
-    "heal": Surgery(
-        {
-            "teacher": _TEXT,
-            "train": _TEXT,
-            **_READ,
-            "steps": _COUNT,
-            "epochs": _NUMBER,
-            "lr": _NUMBER,
-            "batch_size": _COUNT,
-            "gradient_accumulation": _COUNT,
-            "gradient_checkpointing": _FLAG,
-            "bf16": _FLAG,
-            "ce": _NUMBER,
-            "kl": _NUMBER,
-            "hidden": _NUMBER,
-            "temperature": _NUMBER,
-            "lora_rank": _COUNT,
-            "save_every": _COUNT,
-            "resume": _FLAG,
-            **_DRAWN,
-            **_STORED,
-        },
-        needed=("teacher",),
-        choices={"train": ("lora", "head+last3", "full"), "dtype": _DTYPES},
-    ),
-    "remove_ln": Surgery(
-        {
-            "finetune": _FLAG,
-            "one_shot": _FLAG,
-            **_READ,
-            "other_data": _TEXT,
-            "schedule": _TEXT,
-            "sites": _TEXT,
-            "export": _TEXT,
-            "control": _FLAG,
-            "teacher": _TEXT,
-            "lr": _NUMBER,
-            "batch_size": _COUNT,
-            "gradient_accumulation": _COUNT,
-            "gradient_checkpointing": _FLAG,
-            "bf16": _FLAG,
-            "save_every": _COUNT,
-            "resume": _FLAG,
-            "report_to": _TEXT,
-            **_DRAWN,
-            **_STORED,
-        },
-        choices={
-            "export": ("graft", "stock", "partial"),
-            "teacher": ("original", "control", "none"),
-            "report_to": ("none", "tensorboard", "trackio"),
-            "dtype": _DTYPES,
-        },
-    ),
-}
+def options_of(surgery: str) -> tuple[str, ...]:
+    """The keys that a step of this surgery takes beside `surgery`."""
+    return tuple(key for key in SURGERIES[surgery].in_order() if key != "surgery")

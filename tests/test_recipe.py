@@ -1,10 +1,7 @@
 import inspect
 import json
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from types import UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -12,7 +9,7 @@ import normsurgery
 from normsurgery import UsageError
 from normsurgery.api.run import run
 from normsurgery.recipe import read_recipe
-from normsurgery.recipe_schema import SURGERIES, TOP, VERIFY
+from normsurgery.recipe_schema import options_of
 from tests.cli.invoke import Fake, script
 from tests.report import documents
 
@@ -71,21 +68,21 @@ verify: {data: t.txt, keep_failed: true}
 """,
     "fold": """
   - {surgery: fold, what: "norm,rotate", untie: true, rotation: random, data: t.txt,
-     reference: whole, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+     reference: whole, plots: true, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
     "prune": """
   - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
      substitute: replaceme, objective: cosine, heal: sequential, data: t.txt, text_column: body,
-     tokens: 99, max_length: 64, other_data: o.txt, dtype: float32, max_shard_size: 2GB,
-     allow_nonfinite: true}
+     tokens: 99, max_length: 64, other_data: o.txt, plots: true, dtype: float32,
+     max_shard_size: 2GB, allow_nonfinite: true}
 verify: {data: null, keep_failed: true}
 """,
     "heal": """
   - {surgery: heal, teacher: whole, train: head+last3, data: t.txt, text_column: body, tokens: 99,
      max_length: 64, steps: 7, epochs: 2, lr: 1e-4, batch_size: 2, gradient_accumulation: 3,
      gradient_checkpointing: true, bf16: false, ce: 0, kl: 0.5, hidden: 1.5, temperature: 2,
-     lora_rank: 4, save_every: 5, resume: true, dtype: float32, max_shard_size: 2GB,
+     lora_rank: 4, save_every: 5, resume: true, plots: true, dtype: float32, max_shard_size: 2GB,
      allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
@@ -94,7 +91,8 @@ verify: {keep_failed: true}
      other_data: o.txt, tokens: 99, max_length: 64, schedule: gpt2, sites: "mlp,final",
      export: partial, control: true, teacher: control, lr: 1e-4, batch_size: 2,
      gradient_accumulation: 3, gradient_checkpointing: true, bf16: false, save_every: 5,
-     resume: true, report_to: trackio, dtype: float32, max_shard_size: 2GB, allow_nonfinite: true}
+     resume: true, report_to: trackio, plots: true, dtype: float32, max_shard_size: 2GB,
+     allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
 }
@@ -102,7 +100,7 @@ verify: {keep_failed: true}
 
 @pytest.mark.parametrize("surgery", STEPS)
 def test_every_key_reaches_the_surgery(write, monkeypatch, surgery):
-    itself = function_of(surgery)
+    itself = getattr(import_module(f"normsurgery.api.{surgery}"), surgery)
     fake = Fake(documents.convert_document())
     monkeypatch.setattr(normsurgery, surgery, fake)
     text = f"source: gpt2\nsteps:{STEPS[surgery]}{run_settings()}"
@@ -111,74 +109,7 @@ def test_every_key_reaches_the_surgery(write, monkeypatch, surgery):
     assert set(given) == set(inspect.signature(itself).parameters) - {"model", "output"}
     assert (given["data"], given["seed"], given["dry_run"]) == ("t.txt", 5, True)
     assert (given["keep_failed"], given["verify"]) == (True, True)
-    assert {key: given[key] for key in SURGERIES[surgery].keys} == recipe.steps[0].options
-
-
-def function_of(surgery):
-    return getattr(import_module(f"normsurgery.api.{surgery}"), surgery)
-
-
-SETTINGS = {
-    *("output", "overwrite", "device", "seed", "verify", "keep_failed", "trust_remote_code"),
-    *("allow_pickle", "dry_run", "progress"),
-}
-
-
-@pytest.mark.parametrize("surgery", SURGERIES)
-def test_the_keys_of_a_step_are_the_options_of_its_function(surgery):
-    schema, function = SURGERIES[surgery], function_of(surgery)
-    parameters = set(inspect.signature(function).parameters) - SETTINGS - {"model"}
-    elsewhere = (
-        {"data"} if surgery in ("convert", "arrange", "fold_bn") else set()
-    )  # under `verify`
-    assert set(schema.keys) == parameters - elsewhere
-    needed = {
-        key for key, p in inspect.signature(function).parameters.items() if p.default is p.empty
-    } - {"model", "output"}  # fmt: skip
-    assert set(schema.needed) == needed
-    hints = get_type_hints(function)
-    assert {key: set(types) for key, types in schema.keys.items()} == {
-        key: yaml_types(hints[key]) for key in schema.keys
-    }
-
-
-def test_settings_have_the_types_of_the_functions():
-    for surgery in SURGERIES:
-        hints = get_type_hints(function_of(surgery))
-        for key in set(TOP) - {"source", "steps", "output", "verify"}:
-            assert set(TOP[key]) == yaml_types(hints[key])
-        assert set(VERIFY["data"]) == yaml_types(hints["data"])
-        assert set(VERIFY["keep_failed"]) == yaml_types(hints["keep_failed"])
-
-
-def yaml_types(hint):
-    """What YAML may hold where a function takes this."""
-    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    found: set[type] = set()
-    for option in options:
-        kind = str if get_origin(option) is Literal or option is Path else option
-        kind = list if get_origin(option) is Sequence else kind
-        found |= {int, float} if kind is float else {kind}
-    return found - {type(None)}
-
-
-def choices(hints):
-    """Option → the words that its type names."""
-    found = {}
-    for key, hint in hints.items():
-        for option in (hint, *get_args(hint)):
-            if get_origin(option) is Literal:
-                found[key] = get_args(option)
-    return found
-
-
-@pytest.mark.parametrize("surgery", SURGERIES)
-def test_the_choices_are_those_of_the_function_and_of_the_command(surgery):
-    ours = SURGERIES[surgery].choices
-    command = import_module(f"normsurgery.cli.{surgery}")
-    assert choices(get_type_hints(getattr(command, surgery))) == ours
-    own = choices(get_type_hints(function_of(surgery)))
-    assert own == {key: ours[key] for key in own}
+    assert {key: given[key] for key in options_of(surgery)} == recipe.steps[0].options
 
 
 def test_a_recipe_is_read_without_importing_anything_heavy():
@@ -307,7 +238,9 @@ def test_text_to_verify_on_goes_to_the_steps_that_have_none_of_their_own(write):
     assert "data" not in pruned and converted["data"] == "t.txt"
 
 
-@pytest.mark.parametrize("key", ["trust_remote_code", "allow_pickle", "overwrite", "output"])
+@pytest.mark.parametrize(
+    "key", ["trust_remote_code", "allow_pickle", "overwrite", "output", "push"]
+)
 def test_papers_choose_neither_code_to_run_nor_where_to_write(tmp_path, key):
     papers = tmp_path / "surgery.json"
     recipe = {"source": "a", "steps": [{"surgery": "convert"}]}
@@ -323,3 +256,53 @@ def test_papers_that_hold_no_recipe_are_refused(tmp_path, text):
     (tmp_path / "surgery.json").write_text(text)
     with pytest.raises(UsageError, match=r"not JSON|no recipe|no keys"):
         read_recipe(tmp_path / "surgery.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (PRUNE.replace("}", ", tokens: 1}"), "steps.0: tokens is 1, wanted 2 or more", "tokens: 2"),
+        (PRUNE.replace("prune, drop: 2", "heal, teacher: a, lr: .nan"), "lr is nan", "a finite"),
+        (PRUNE.replace("prune, drop: 2", "fold, what: [1]"), "what is [1]", "a list of text"),
+        (PRUNE.replace("prune, drop: 2", "fold, what: norm, rotation: radnom"), "rotation is",
+         "did you mean random?"),
+        (MINIMAL.replace("source", "sorce"), "unknown key 'sorce' (the first of 2", "source?"),
+        (MINIMAL + "seed: x\nverify: {dat: 1}\n1: 2\n", "'dat' (the first of 3 errors)", "data"),
+        (MINIMAL + "push: 1\n", "push is 1, wanted text or keys", "push: text or keys"),
+        (MINIMAL + "push: {too: a/b}\n", "push: unknown key 'too' (the first of 2", "to?"),
+        (MINIMAL + "push: {private: false}\n", "push: to is missing", "--set push.to="),
+        (MINIMAL + "push: {to: a/b, create_pr: yep}\n", "push: create_pr is 'yep'", "true or"),
+        (MINIMAL + "push: a/b\nverify: false\n", "not verified is not pushed", "unverified: true"),
+        (MINIMAL.replace("convert", "remove_ln") + "push: a/b\n", "writes nothing", "finetune"),
+        (MINIMAL + f"seed: 0x{'f' * 5000}0.\n", "seed is '0xfff", "a whole number"),
+        (MINIMAL + f"device: 0x{'f' * 5000}\n", "device is a very large number", "text"),
+    ],
+)  # fmt: skip
+def test_bounds_several_errors_and_push_are_told(write, text, message, hint):
+    with pytest.raises(UsageError) as caught:
+        read_recipe(write(text))
+    assert message in caught.value.message and hint in caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["2024-99-99", "[", "9" * 5000])
+def test_an_override_that_is_no_yaml_is_refused(write, value):
+    with pytest.raises(UsageError, match="the value is not YAML"):
+        read_recipe(write(MINIMAL), [f"device={value}"])
+
+
+def test_push_may_be_a_name_or_keys(write):
+    assert read_recipe(write(MINIMAL)).push == {}
+    assert read_recipe(write(MINIMAL + "push: a/b\n")).push == {"to": "a/b"}
+    text = MINIMAL + "push: {to: a/b, private: null, create_pr: true}\nverify: null\n"
+    recipe = read_recipe(write(text))
+    assert recipe.push == {"to": "a/b", "create_pr": True} and recipe.settings["verify"] is True
+    off = MINIMAL + "push: {to: a/b, unverified: true}\nverify: false\n"
+    assert read_recipe(write(off)).push["unverified"] is True
+
+
+def test_an_override_spells_out_a_short_form(write):
+    changes = ["push=a/b", "push.create_pr=true", "verify.keep_failed=true"]
+    recipe = read_recipe(write(MINIMAL + "verify: true\n"), changes)
+    assert recipe.push == {"to": "a/b", "create_pr": True}
+    assert recipe.settings["keep_failed"] is True
+    assert read_recipe(write(MINIMAL + "push: {to: x}\n"), ["push=a/b"]).push == {"to": "a/b"}

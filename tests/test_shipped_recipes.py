@@ -130,6 +130,25 @@ def test_the_commands_in_a_recipe_s_comments_are_its_own(name: str) -> None:
         read_recipe(RECIPES / path.name, changes)
 
 
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_recipe_shows_how_its_output_is_pushed(name: str, tmp_path: Path) -> None:
+    text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(with_push(text), encoding="utf-8")
+    plain, pushing = read_recipe(RECIPES / f"{name}.yaml"), read_recipe(tmp_path / "r.yaml")
+    assert plain.push == {} and pushing.settings == plain.settings
+    to = f"your-name/{plain.output}"
+    assert pushing.push == {"to": to, "private": True, "create_pr": False}
+    assert f"`push: {to}`" in text and f"--set push={to}" in " ".join(text.split("\n# "))
+
+
+def with_push(text: str) -> str:
+    """A recipe with the comment signs in front of `push` and its keys taken off."""
+    before, key, after = text.partition("# push:\n")
+    keys, blank, rest = after.partition("\n\n")
+    lines = [line.removeprefix("# ").removeprefix("#") for line in (key + keys).splitlines()]
+    return before + "\n".join(lines) + "\n" + blank + rest
+
+
 def test_gpt2_to_rmsnorm(trained: Path, tmp_path: Path) -> None:
     document = ran("gpt2-to-rmsnorm", trained, tmp_path / "out", "device=cpu")
     assert document["verification"]["contract"] == "exact"

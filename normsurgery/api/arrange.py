@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,17 @@ from normsurgery.anatomy.examine import examine
 from normsurgery.anatomy.stacks import choose_stack, read_stacks
 from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes, source_document
+from normsurgery.api.handover import Claim
 from normsurgery.api.result import Result
-from normsurgery.api.same_class import stored_as, target_document, unverified, verify_same_class
+from normsurgery.api.same_class import (
+    same_class_claim,
+    stored_as,
+    target_document,
+    unverified,
+    verify_same_class,
+)
 from normsurgery.api.writing import Writing
+from normsurgery.checkpoint import Checkpoint
 from normsurgery.graft.doors import one_door
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.arrange import Arrangement, plan_arrangement
@@ -87,6 +96,8 @@ def arrange(
         "verification": unverified(contract),
     }
     step = {"surgery": "arrange", "blocks": blocks, "stack": chosen.name, "dtype": dtype}
+    given = {"data": data, "device": device, "seed": seed, "dtype": dtype}
+    writing.offer(checkpoint, result, _claim(arrangement, given, verify=verify))
     if dry_run:
         document["plan"] = writing.plan(checkpoint, result, receipts, contract)
     else:
@@ -96,7 +107,7 @@ def arrange(
                 return unverified(contract)
             return verify_same_class(
                 checkpoint, examination, staged, contract=contract, progress=writing.progress,
-                allow_pickle=allow_pickle, data=data, device=device, seed=seed, dtype=dtype,
+                allow_pickle=allow_pickle, **given,
             )  # fmt: skip
 
         recipe = {"source": checkpoint.model_id, "steps": [step]}
@@ -106,6 +117,17 @@ def arrange(
     document["seconds"] = round(time.monotonic() - started, 3)
     document["peak_memory_bytes"] = peak_memory_bytes()
     return ArrangeResult(document)
+
+
+def _claim(arrangement: Arrangement, given: dict[str, Any], *, verify: bool) -> Claim:
+    """What the result promises, for a pass of several steps."""
+    model_class = arrangement.examination.model_class
+
+    def operate(source: Checkpoint) -> Checkpoint:
+        return arrangement.operate(one_door(source, model_class)[0])[0]
+
+    claim = same_class_claim(arrangement.examination, operate, given, verify=verify)
+    return replace(claim, contract=arrangement.contract, renumbers=True)
 
 
 def notes_of(arrangement: Arrangement) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from normsurgery.checkpoint import Checkpoint
-from normsurgery.recipe_schema import SURGERIES
+from normsurgery.recipe import options_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,7 +49,7 @@ def resolved_recipe(source: Checkpoint, found: Mapping[str, Any]) -> dict[str, A
         return dict(found)
     surgery = asked["surgery"]
     chosen = found["steps"][0]
-    step = {key: _plain(key, asked[key]) for key in SURGERIES[surgery].keys}
+    step = {key: _plain(key, asked[key]) for key in options_of(surgery)}
     open_ = [key for key in step if step[key] is None or key in _FILES]
     step |= {key: chosen[key] for key in open_ if chosen.get(key) is not None}
     if step.get("epochs") is not None:  # `steps` is then what they come to, not an option
@@ -73,7 +73,7 @@ def pinned(checkpoint: Checkpoint) -> str:
 
 def _verify(surgery: str, asked: Mapping[str, Any]) -> bool | dict[str, Any]:
     """Whether, and on which text, as a recipe says it."""
-    data = None if "data" in SURGERIES[surgery].keys else asked.get("data")
+    data = None if "data" in options_of(surgery) else asked.get("data")
     if not asked["verify"] or data is None:
         return bool(asked["verify"])
     return {"data": _plain("data", data)}

@@ -10,6 +10,7 @@ from typing import Any
 from normsurgery.anatomy.proof import Proof
 from normsurgery.api.asked import recorded
 from normsurgery.api.document import peak_memory_bytes, source_document
+from normsurgery.api.handover import Claim
 from normsurgery.api.operation import Operation, Request, Target, To
 from normsurgery.api.result import Result
 from normsurgery.api.rmsnorm import plan_operation
@@ -76,6 +77,8 @@ def convert(
     result, receipts = operation.operate(checkpoint)
     document = _document(checkpoint, operation, receipts, proof)
     recipe = {"source": checkpoint.model_id, "steps": [{"surgery": "convert", **vars(request)}]}
+    given = {"data": data, "device": device, "seed": seed, "dtype": dtype}
+    writing.offer(checkpoint, result, _claim(operation, given, verify=verify))
     if dry_run:
         document["plan"] = writing.plan(checkpoint, result, receipts, "exact")
     else:
@@ -83,7 +86,7 @@ def convert(
         def verified(staged: Path) -> dict[str, Any]:
             if not verify:
                 return dict(_UNVERIFIED)
-            options = _options(operation, data=data, device=device, seed=seed, dtype=dtype)
+            options = _options(operation, **given)
             return _verification(checkpoint, operation, staged, options, writing)
 
         papers = {**document, "recipe": recipe}
@@ -115,6 +118,14 @@ def _document(
         "notes": list(operation.notes),
         "verification": dict(_UNVERIFIED),
     }
+
+
+def _claim(operation: Operation, given: dict[str, Any], *, verify: bool) -> Claim:
+    """What the result promises, for a pass of several steps."""
+    return Claim(
+        operation.operate_in_float64, operation.examination.model_class,
+        operation.guaranteed_outputs, operation.forms, given, verify, _longest(operation),
+    )  # fmt: skip
 
 
 def _options(operation: Operation, **given: Any) -> VerifyOptions:

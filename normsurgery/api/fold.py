@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,9 @@ from normsurgery.api.folding.composition import Composition, verify_folds
 from normsurgery.api.folding.kurtosis import measured, unmeasured
 from normsurgery.api.folding.planning import RECALIBRATE, asked_folds, fold_documents, plan_folds
 from normsurgery.api.folding.recalibrate import RecalibrateRequest, recalibrate_command
+from normsurgery.api.handover import Claim
 from normsurgery.api.result import Result
-from normsurgery.api.same_class import stored_as, target_document, unverified
+from normsurgery.api.same_class import same_class_claim, stored_as, target_document, unverified
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError
@@ -116,6 +118,9 @@ def fold(
         "dtype": dtype,
     }  # fmt: skip
     beside = unmeasured(receipts)
+    given = {"data": data, "device": device, "seed": seed, "dtype": dtype}
+    claim = _claim(composition, receipts, given, verify=verify, allow_pickle=allow_pickle)
+    writing.offer(checkpoint, result, claim)
     if dry_run:
         document["plan"] = writing.plan(checkpoint, result, receipts, "exact")
     else:
@@ -124,19 +129,41 @@ def fold(
             if not verify:
                 return unverified("exact")
             rotated = measured(
-                checkpoint, composition, staged, receipts, data=data, device=device, seed=seed,
-                dtype=dtype, allow_pickle=allow_pickle,
-            )  # fmt: skip
+                checkpoint, composition, staged, receipts, allow_pickle=allow_pickle, **given
+            )
             beside.update(rotated)
             return verify_folds(
                 checkpoint, composition, staged, progress=writing.progress,
-                allow_pickle=allow_pickle, data=data, device=device, seed=seed, dtype=dtype,
+                allow_pickle=allow_pickle, **given,
             )  # fmt: skip
 
         recipe = {"source": checkpoint.model_id, "steps": [step]}
         papers = {**document, "recipe": recipe}
         document |= writing.write(checkpoint, result, papers, verified, notes=notes, beside=beside)
     return FoldResult(_timed(document | beside, started))
+
+
+def _claim(
+    composition: Composition,
+    receipts: list[Receipt],
+    given: dict[str, Any],
+    *,
+    verify: bool,
+    allow_pickle: bool,
+) -> Claim:
+    """What the result promises, for a pass of several steps."""
+    examination = composition.examination
+
+    def operate(source: Checkpoint) -> Checkpoint:
+        return composition.operate(one_door(source, examination.model_class)[0])[0]
+
+    def beside(source: Checkpoint, staged: Path) -> dict[str, Any]:
+        return measured(source, composition, staged, receipts, allow_pickle=allow_pickle, **given)
+
+    claim = same_class_claim(
+        examination, operate, given, verify=verify, without=composition.without
+    )
+    return replace(claim, inputs=composition.inputs, beside=beside)
 
 
 def _timed(document: dict[str, Any], started: float) -> dict[str, Any]:

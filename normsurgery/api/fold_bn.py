@@ -10,10 +10,12 @@ from typing import Any, Literal
 from normsurgery.anatomy.proof import Proof
 from normsurgery.api.asked import recorded
 from normsurgery.api.batchnorm import BatchNormFolding, plan_folding
-from normsurgery.api.batchnorm_verify import verify_folding
+from normsurgery.api.batchnorm_verify import selects, verify_folding
 from normsurgery.api.document import peak_memory_bytes, source_document
+from normsurgery.api.handover import Claim
 from normsurgery.api.result import Result
 from normsurgery.api.same_class import unverified
+from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.report.progress import Progress, Silent
@@ -76,6 +78,10 @@ def fold_bn(
         "source": checkpoint.model_id,
         "steps": [{"surgery": "fold_bn", "form": form, "dtype": dtype}],
     }
+    given = {
+        "data": example if data is None else data, "device": device, "dtype": dtype, "seed": seed,
+    }  # fmt: skip
+    writing.offer(checkpoint, result, _claim(folding, given, verify=verify))
     if dry_run:
         document["plan"] = writing.plan(checkpoint, result, receipts, "exact")
     else:
@@ -83,16 +89,23 @@ def fold_bn(
         def verified(staged: Path) -> dict[str, Any]:
             if not verify:
                 return unverified("exact")
-            return verify_folding(
-                checkpoint, folding, staged, writing, data=example if data is None else data,
-                device=device, dtype=dtype, seed=seed,
-            )  # fmt: skip
+            return verify_folding(checkpoint, folding, staged, writing, **given)
 
         papers = {**document, "recipe": recipe}
         document |= writing.write(checkpoint, result, papers, verified, notes=_card_notes(folding))
     document["seconds"] = round(time.monotonic() - started, 3)
     document["peak_memory_bytes"] = peak_memory_bytes()
     return FoldBnResult(document)
+
+
+def _claim(folding: BatchNormFolding, given: dict[str, Any], *, verify: bool) -> Claim:
+    """What the result promises, for a pass of several steps."""
+    examination = folding.examination
+    picks = "the model picks by score, and may have to be certified in float64, this step by itself"
+    return Claim(
+        folding.operate_in_float64, examination.model_class, tuple(examination.anatomy.outputs),
+        folding.forms, given, verify, MAX_LENGTH, alone=picks if selects(folding) else "",
+    )  # fmt: skip
 
 
 def _document(

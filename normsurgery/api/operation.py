@@ -89,6 +89,10 @@ class Operation:
         steps = [*casts, *self.steps] if self.cast_first else [*self.steps, *casts]
         return self._apply(source, steps)
 
+    def operate_in_float64(self, wide: Checkpoint) -> Checkpoint:
+        """The result for a source whose tensors are float64 already."""
+        return self._apply(wide, self.steps)[0]
+
     def prove(self) -> Proof:
         """Prove the operation on the twin, which stays in float64 (see `anatomy.proof`)."""
         return prove(

@@ -58,10 +58,10 @@ def push(
 
     started = time.monotonic()
     shower = progress or Silent()
-    _check_request(repository, revision, create_pr=create_pr, dry_run=dry_run)
+    check_request(repository, revision, create_pr=create_pr, dry_run=dry_run)
     found = read_output(output)
     _check_verdict(found, unverified=unverified)
-    licence = _allowed_licence(found, permitted=i_have_permission)
+    licence = check_licence(found.card, permitted=i_have_permission)
     check_unchanged(found, shower)
     said = message or f"Upload the result of normsurgery {found.papers.get('command', '')}".strip()
     to = Destination(repository, revision, private, create_pr, said)
@@ -105,9 +105,8 @@ def _where(sent: Sent | None, to: Destination) -> dict[str, Any]:
     return {**dict.fromkeys(keys), **planned, "private": to.private, "removed": []}
 
 
-def _check_request(
-    repository: str, revision: str | None, *, create_pr: bool, dry_run: bool
-) -> None:
+def check_request(repository: str, revision: str | None, *, create_pr: bool, dry_run: bool) -> None:
+    """Raise UsageError for what cannot be asked for, HubError where we are offline."""
     from huggingface_hub import constants
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -138,11 +137,11 @@ def _check_verdict(found: Output, *, unverified: bool) -> None:
     )
 
 
-def _allowed_licence(found: Output, *, permitted: bool) -> dict[str, str | None]:
+def check_licence(card: str, *, permitted: bool) -> dict[str, str | None]:
     """The card's licence. Raises UsageError where it forbids what we are about to do."""
     from normsurgery.hub.licence import licence_of
 
-    licence = licence_of(found.card)
+    licence = licence_of(card)
     words = licence.against_derivatives()
     if words is not None and not permitted:
         raise UsageError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from normsurgery.anatomy.examine import Examination
+from normsurgery.api.handover import Claim
 from normsurgery.api.verify import MAX_LENGTH
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.graft.attach import main_auto_class
@@ -66,6 +67,24 @@ def verification_options(
     """
     outputs = tuple(name for name in examination.anatomy.outputs if name not in without)
     return VerifyOptions(contract=contract, outputs=outputs, max_length=MAX_LENGTH, **given)
+
+
+def same_class_claim(
+    examination: Examination,
+    operate: Callable[[Checkpoint], Checkpoint],
+    given: Mapping[str, Any],
+    *,
+    verify: bool,
+    without: Collection[str] = (),
+) -> Claim:
+    """What a surgery promises whose result is of the source's own class.
+
+    given: data, device, dtype and seed. without: outputs that do not keep their values.
+    """
+    outputs = tuple(name for name in examination.anatomy.outputs if name not in without)
+    model_class = examination.model_class
+    forms = {FORM: lambda _: model_class}
+    return Claim(operate, model_class, outputs, forms, given, verify, MAX_LENGTH)
 
 
 def verify_same_class(

@@ -12,6 +12,7 @@ from typing import Any
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.asked import resolved_recipe
 from normsurgery.api.document import peak_memory_bytes
+from normsurgery.api.handover import Claim, current
 from normsurgery.api.plotting import drawn
 from normsurgery.api.sizes import parse_size
 from normsurgery.checkpoint import (
@@ -34,6 +35,7 @@ from normsurgery.version import VERSION
 Verify = Callable[[Path], dict[str, Any]]
 """Verifies a staged directory; its document has "verdict" and one document a form."""
 
+UNVERIFIED = {"verdict": "skipped", "contract": "exact"}
 _NOT_IN_PAPERS = ("output", "seconds", "peak_memory_bytes")
 
 
@@ -53,7 +55,7 @@ class Writing:
     plots: bool = False
 
     def open_source(self, model: str | Path) -> Checkpoint:
-        """The source, once it is clear that the output can be written.
+        """The source, once it is clear that the output can be written; in a pass what it is given.
 
         Raises UsageError for a bad size, a destination that exists or holds the source, and for
         pictures where matplotlib is not installed.
@@ -61,10 +63,22 @@ class Writing:
         if self.plots:
             check_matplotlib()
         parse_size(self.max_shard_size)
+        handed = current()
+        if handed is not None:  # the destination is of the whole pass, and checked already
+            return handed.source
         check_destination(self.output, overwrite=self.overwrite, source=None)  # before a download
         checkpoint = open_checkpoint(model, allow_pickle=self.allow_pickle)
         check_destination(self.output, overwrite=self.overwrite, source=checkpoint.directory)
         return checkpoint
+
+    def offer(self, source: Checkpoint, result: Checkpoint, claim: Claim) -> None:
+        """Where the surgery is a part of a pass, hand its result on; else nothing happens.
+
+        Raises NotFusedError where the result has to be written before anybody can go on.
+        """
+        handed = current()
+        if handed is not None:
+            handed.offer(source, result, claim, self)
 
     def plan(
         self, source: Checkpoint, result: Checkpoint, receipts: Sequence[Receipt], contract: str
@@ -100,8 +114,13 @@ class Writing:
         document: what is known so far, with the recipe; it becomes `surgery.json` and the card.
         verify: is given the staged directory; a verdict of fail raises VerificationError, and
         nothing is published. notes: what the card says is not guaranteed. beside: a mapping that
-        `verify` fills with what else the papers should say.
+        `verify` fills with what else the papers should say. In a pass nothing is written: the
+        papers are handed on too.
         """
+        handed = current()
+        if handed is not None:
+            handed.record(_identified(source, document, self.seed), notes)
+            return {"output": str(self.output), "verification": dict(UNVERIFIED)}
         with Staging(
             self.output,
             overwrite=self.overwrite,
@@ -167,18 +186,22 @@ def _write_papers(
     notes: Sequence[str],
 ) -> None:
     """surgery.json and the model card: no local path and no time, so that runs agree."""
-    papers = dict(document)
+    papers = _identified(source, document, seed)
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
         "result": {record.name: record.sha256 for record in files},
     }
-    papers["versions"] = _versions()
-    papers["seed"] = seed
-    if "recipe" in papers:
-        papers["recipe"] = resolved_recipe(source, papers["recipe"])
     card = staged / "README.md"
     source_card = card.read_text("utf-8", "surrogateescape") if card.is_file() else None
     write_papers(staged, papers, source_card, notes=notes)
+
+
+def _identified(source: Checkpoint, document: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The document with what it takes to make the result again."""
+    papers = {**document, "versions": _versions(), "seed": seed}
+    if "recipe" in papers:
+        papers["recipe"] = resolved_recipe(source, papers["recipe"])
+    return papers
 
 
 def write_papers(

@@ -5,7 +5,13 @@ from normsurgery.checkpoint.health import count_nonfinite, is_all_zero
 from normsurgery.checkpoint.opening import open_checkpoint
 from normsurgery.checkpoint.staging import Staging, check_destination
 from normsurgery.checkpoint.tensor import LazyTensor
-from normsurgery.checkpoint.writer import FileRecord, hash_files, planned_bytes, write_weights
+from normsurgery.checkpoint.writer import (
+    FileRecord,
+    hash_files,
+    planned_bytes,
+    write_beside,
+    write_weights,
+)
 
 __all__ = [
     "Checkpoint",
@@ -18,5 +24,6 @@ __all__ = [
     "is_all_zero",
     "open_checkpoint",
     "planned_bytes",
+    "write_beside",
     "write_weights",
 ]

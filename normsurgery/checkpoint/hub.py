@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from normsurgery.checkpoint.files import exists, read_small
 from normsurgery.checkpoint.layout import (
     INDEX,
     PICKLE,
@@ -22,6 +23,8 @@ from normsurgery.checkpoint.text import shown
 from normsurgery.errors import CheckpointError, HubError, ResourceError, SurgeryError
 from normsurgery.nearest import path_hint
 
+_CARD = "README.md"
+_MAX_CARD = 100_000_000  # bytes
 _ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 _ONLINE = "check the connection and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what is in the cache"
 
@@ -58,6 +61,35 @@ def fetch(repository: str, revision: str | None, *, allow_pickle: bool) -> tuple
                 snapshot_download(repository, revision=revision, allow_patterns=patterns)
             )
     return directory, directory.name
+
+
+def source_card(model: str) -> str:
+    """The card of a directory or of a Hub id, fetched alone; empty where there is none.
+
+    Raises HubError with the reason where the Hub does not answer.
+    """
+    path = Path(model).expanduser()
+    if not exists(path):
+        path = _fetched_card(*parse_id(model)) or path
+    elif path.is_dir():
+        path = path / _CARD
+    if not path.is_file():
+        return ""
+    return read_small(path, _MAX_CARD).decode("utf-8", "surrogateescape")
+
+
+def _fetched_card(repository: str, revision: str | None) -> Path | None:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    name = repository if revision is None else f"{repository}@{revision}"
+    with _hub_errors(name, revision):
+        if constants.HF_HUB_OFFLINE:
+            return _cached(repository, revision) / _CARD
+        try:
+            return Path(hf_hub_download(repository, _CARD, revision=revision))
+        except RemoteEntryNotFoundError:
+            return None
 
 
 def needed(files: Iterable[str], *, allow_pickle: bool) -> list[str]:

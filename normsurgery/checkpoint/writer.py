@@ -69,17 +69,39 @@ def write_weights(
     """
     shards = plan_shards(checkpoint, max_shard_bytes)
     _check_names(checkpoint, shards)
-
-    def sink(name: str, size: int) -> Sink:
-        return Sink(directory / name, name, size=size, hashed=hashes, progress=progress)
-
     records = []
     for shard in shards:
-        with sink(shard.name, shard.nbytes) as out:
+        with Sink(
+            directory / shard.name, shard.name, size=shard.nbytes, hashed=hashes, progress=progress
+        ) as out:
             out.write(shard.header)
             _write_tensors(out, shard, refuse_nonfinite=refuse_nonfinite)
         records.append(_record(out, "weights", shard.nbytes))
-    for name, kind, data in _documents(checkpoint, shards):
+    documents = _documents(checkpoint, shards)
+    small = _write_small(checkpoint, documents, directory, hashed=hashes, progress=progress)
+    return [*records, *small]
+
+
+def write_beside(checkpoint: Checkpoint, directory: Path) -> list[FileRecord]:
+    """Write config.json and the side files, and no weights: enough to build the model's class."""
+    return _write_small(checkpoint, _made(checkpoint), directory, hashed=False)
+
+
+def _write_small(
+    checkpoint: Checkpoint,
+    documents: Iterable[tuple[str, Kind, bytes]],
+    directory: Path,
+    *,
+    hashed: bool,
+    progress: Progress | None = None,
+) -> list[FileRecord]:
+    """The files that are not weights: those made here, then those copied as they are."""
+
+    def sink(name: str, size: int) -> Sink:
+        return Sink(directory / name, name, size=size, hashed=hashed, progress=progress)
+
+    records = []
+    for name, kind, data in documents:
         with sink(name, len(data)) as out:
             out.write(data)
         records.append(_record(out, kind, len(data)))
@@ -160,6 +182,11 @@ def _documents(
     index = index_bytes(checkpoint, shards)
     if index is not None:
         yield index_name(), "index", index
+    yield from _made(checkpoint)
+
+
+def _made(checkpoint: Checkpoint) -> Iterator[tuple[str, Kind, bytes]]:
+    """What is made anew and says nothing of weight files."""
     yield "config.json", "config", config_bytes(checkpoint)
     for name, data in checkpoint.extra_files.items():
         yield name, "side", data

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from normsurgery.choices import DTypeName
 from normsurgery.cli import complete
-from normsurgery.cli.options import DTypeName
 from normsurgery.errors import UsageError
 
 CompileName: TypeAlias = Literal["none", "eager+compiled"]

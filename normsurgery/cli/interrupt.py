@@ -67,17 +67,21 @@ def resumable(hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(output: Path, kept: Kept | None = None) -> Iterator[None]:
+def interruptible(output: Path, kept: Kept | None = None, then: str = "") -> Iterator[None]:
     """What runs inside writes `output`; where it is interrupted, the error says what is left.
 
-    By then every `finally` has run: the staging directory is gone.
+    By then every `finally` has run: the staging directory is gone. then: the command that does what
+    was still to do once `output` had moved into place.
     """
     before = _identity(output)
     try:
         yield
     except KeyboardInterrupt:
         written = _identity(output) != before
-        raise left(output, kept, existed=before is not None, written=written) from None
+        error = left(output, kept, existed=before is not None, written=written)
+        if written and then:
+            error = InterruptedByUserError(error.message, then)
+        raise error from None
 
 
 def left(

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 import typer
 
+from normsurgery.choices import (
+    BatchNormFormName,
+    ContractName,
+    DTypeName,
+    HealName,
+    MethodName,
+    ObjectiveName,
+    RotationName,
+    SubstituteName,
+    TargetName,
+    ToName,
+    TrainName,
+)
 from normsurgery.cli import complete
-
-DTypeName: TypeAlias = Literal["float64", "float32", "bfloat16", "float16"]
-ToName: TypeAlias = Literal["rmsnorm", "crmsnorm"]
-TargetName: TypeAlias = Literal["auto", "native", "stock", "graft"]
-TrainName: TypeAlias = Literal["lora", "head+last3", "full"]
-MethodName: TypeAlias = Literal["angular", "influence", "fit", "loss", "last", "taylor", "trial"]
-SubstituteName: TypeAlias = Literal["none", "replaceme", "refit", "merge"]
-ObjectiveName: TypeAlias = Literal["squares", "cosine"]
-RotationName: TypeAlias = Literal["hadamard", "random"]
-HealName: TypeAlias = Literal["none", "sequential"]
-BatchNormFormName: TypeAlias = Literal["keep", "native", "graft"]
-ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 
 Model = Annotated[
     str,
@@ -322,6 +323,12 @@ Contract = Annotated[
     ContractName, typer.Option(help="What the candidate promises, and so what is allowed.")
 ]
 Verify = Annotated[bool, typer.Option(help="Verify the saved files before they move into place.")]
+Fuse = Annotated[
+    bool,
+    typer.Option(
+        "--fuse/--no-fuse", help="Exact steps in a row are one pass; or each is written, verified."
+    ),
+]
 KeepFailed = Annotated[
     bool, typer.Option("--keep-failed", help="Keep a result that fails verification, set aside.")
 ]

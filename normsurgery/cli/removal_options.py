@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 import typer
 
+from normsurgery.choices import ExportName, ReportName, TeacherName
 from normsurgery.cli import complete
-
-ExportName: TypeAlias = Literal["graft", "stock", "partial"]
-TeacherName: TypeAlias = Literal["original", "control", "none"]
-ReportName: TypeAlias = Literal["none", "tensorboard", "trackio"]
 
 Finetune = Annotated[
     bool,

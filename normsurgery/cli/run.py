@@ -11,20 +11,24 @@ from normsurgery.cli.console import show, working
 from normsurgery.cli.interrupt import interruptible, kept_by_recipe
 from normsurgery.cli.trust import announce_code
 from normsurgery.recipe import read_recipe
-from normsurgery.report.next_steps import Asked
+from normsurgery.report.next_steps import Asked, push_line
 
 
 def run(
     recipe: o.Recipe,
     overrides: o.Set = None,
     dry_run: o.DryRun = False,
+    fuse: o.Fuse = True,
     json: o.Json = False,
     traceback: o.Traceback = False,
 ) -> None:
     """Run a recipe: a source, its steps, an output.
 
-    Steps run in order, and the output appears whole or not at all. Every result holds its recipe
-    in surgery.json, which runs too and makes the same bytes again (training apart).
+    then = push_line(checked.output, checked.push) if checked.push else ""
+    with interruptible(Path(checked.output), kept, then), working() as progress:
+        result = normsurgery.run(
+            recipe, overrides=changes, dry_run=dry_run, fuse=fuse, progress=progress
+        )
 
     \b
     Examples:
@@ -32,6 +36,7 @@ def run(
       normsurgery run recipes/gpt2-to-rmsnorm.yaml --set source=./my-gpt2
       normsurgery run recipes/llama-minus-quarter.yaml --set steps.0.drop=8
       normsurgery run recipes/prune-and-heal.yaml --dry-run
+      normsurgery run recipes/gpt2-to-rmsnorm.yaml --set push=my-name/gpt2-rms
       normsurgery run OUT/surgery.json --set source=SOURCE --set output=AGAIN
     """
     changes = tuple(overrides or ())
@@ -39,8 +44,11 @@ def run(
     for model in checked.models:
         announce_code(model, trusted=checked.trusts_code, allow_pickle=checked.allows_pickle)
     kept = kept_by_recipe([step.surgery for step in checked.steps])
-    with interruptible(Path(checked.output), kept), working() as progress:
-        result = normsurgery.run(recipe, overrides=changes, dry_run=dry_run, progress=progress)
+    then = push_line(checked.output, checked.push) if checked.push else ""
+    with interruptible(Path(checked.output), kept, then), working() as progress:
+        result = normsurgery.run(
+            recipe, overrides=changes, dry_run=dry_run, fuse=fuse, progress=progress
+        )
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
         asked = Asked(
             checked.source,

@@ -34,7 +34,7 @@ def _explained(raised: Exception, repository: str) -> SurgeryError | None:
 
     error = _answer(raised)
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return HubError("there is no token to write to the Hub with", _LOG_IN)
+        return no_token()
     if isinstance(error, errors.OfflineModeIsEnabled):
         return offline(repository)
     if isinstance(error, errors.HfHubHTTPError):
@@ -54,6 +54,11 @@ def _explained(raised: Exception, repository: str) -> SurgeryError | None:
 def offline(repository: str) -> HubError:
     """For a push while HF_HUB_OFFLINE is set."""
     return HubError(f"{repository} cannot be pushed to offline", "unset HF_HUB_OFFLINE")
+
+
+def no_token() -> HubError:
+    """For a push by nobody."""
+    return HubError("there is no token to write to the Hub with", _LOG_IN)
 
 
 def _answer(raised: BaseException) -> BaseException:
@@ -98,7 +103,7 @@ def _unauthorized() -> HubError:
     from huggingface_hub import get_token
 
     if get_token() is None:
-        return HubError("there is no token to write to the Hub with", _LOG_IN)
+        return no_token()
     return HubError("the Hub does not accept your token", _LOG_IN)
 
 

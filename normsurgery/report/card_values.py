@@ -132,26 +132,26 @@ def _receipt(receipt: Document) -> dict[str, Any]:
 
 def _verification(verification: Document) -> list[dict[str, Any]]:
     """A part for each step of a recipe that was judged on its own; one where it is one surgery."""
-    if verification["verdict"] == "skipped" and "steps" not in verification:
-        return [_skipped()]
     return [_judged(one) for one in verification.get("steps") or [verification]]
-
-
-def _skipped() -> dict[str, Any]:
-    return {"step": None, "surgery": None, "source": None, "skipped": True}
 
 
 def _judged(one: Document) -> dict[str, Any]:
     number = one.get("step")
-    source = f"what step {number - 1} made" if number and number > 1 else None
-    place = {"step": number, "surgery": one.get("surgery"), "source": source}
-    if one["verdict"] == "skipped":
-        return {**_skipped(), **place}
+    since = one.get("since_step", number)
+    source = f"what step {since - 1} made" if since and since > 1 else None
+    part = {
+        "step": number,
+        "surgery": one.get("surgery"),
+        "source": source,
+        "with_step": one.get("with_step"),
+        "skipped": one["verdict"] == "skipped",
+    }
+    if part["skipped"] or part["with_step"]:
+        return part
     forms = forms_of({k: v for k, v in one.items() if k not in ("step", "surgery")})
     first = next(iter(forms.values()))
     return {
-        **place,
-        "skipped": False,
+        **part,
         "verdict": one["verdict"],
         "contract": first["contract"],
         "dtype": first.get("dtype"),

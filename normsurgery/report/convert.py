@@ -14,6 +14,7 @@ from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
 from normsurgery.report.plots import plots_facts
 from normsurgery.report.prune import depth_facts, depth_sections
+from normsurgery.report.push import pushed_sections
 from normsurgery.report.recipe import recipe_sections
 from normsurgery.report.removal import removal_facts, removal_sections
 from normsurgery.report.tables import code, facts, plain_table, section, title
@@ -26,7 +27,9 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     """The report of any surgery or recipe, or of the plan where it is a dry run."""
     source, target, plan = document["source"], document["target"], document.get("plan")
     output = document["output"] or _unwritten(document)
-    contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
+    steps = document.get("steps") or ()
+    several = steps if len(steps) > 1 else document["receipts"]
+    contracts = dict.fromkeys(one["contract"] for one in several)
     parts: list[RenderableType] = [
         title(document["command"], f"{source_name(source)} → {output}"),
         facts(
@@ -61,6 +64,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
         parts += section("Notes", facts([("·", note) for note in dict.fromkeys(notes)]))
     if document["output"]:
         parts += [*section("Load it"), *code(loading_lines(document, document["output"]))]
+    parts += pushed_sections(document)
     return [*parts, Text(), ending(document)]
 
 

@@ -115,3 +115,14 @@ def _reads_text(document: Document) -> bool:
     if units:
         return bool(units[0] == "tokens")
     return "LM" in (document["target"].get("auto_class") or "")
+
+
+def push_line(output: str, push: Mapping[str, Any]) -> str:
+    """The command that pushes an output as a recipe's `push` does."""
+    words = ["normsurgery", "push", output, push["to"]]
+    words += ["--public"] if push.get("private") is False else []
+    for key in ("revision", "message"):
+        words += [f"--{key}", push[key]] if push.get(key) is not None else []
+    flags = ("create_pr", "unverified", "i_have_permission")
+    words += [f"--{key.replace('_', '-')}" for key in flags if push.get(key)]
+    return " ".join(shlex.quote(word) for word in words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -31,6 +32,22 @@ def push_report(document: dict[str, Any]) -> list[RenderableType]:
     return [*parts, Text(), *_ending(document)]
 
 
+def pushed_sections(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Of a recipe that pushes: where its output is now, or would go."""
+    push = document.get("push")
+    if not push:
+        return []
+    rows = [("to", push["repository"]), ("revision", push["revision"])]
+    rows += [("visible", _visible(push))]
+    rows += [("message", push["message"])] if push["message"] else []
+    if push["dry_run"]:
+        rows += [("how", "as a pull request")] if push["create_pr"] else []
+        rows += [("verified", "or not: the card says so")] if push["unverified"] else []
+        said = "once the output stands; a repository is made where there is none"
+        return section("Push", facts([("when", said), *rows]))
+    return [*section("Pushed", facts([*rows, ("what", _ended(push))])), *code([push["url"]])]
+
+
 def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     verdict, licence = document["verdict"], document["licence"]
     rows = [("source", source_name(document["source"]))] if document["source"] else []
@@ -38,16 +55,24 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("verified", verdict if verdict == "pass" else f"{verdict}: the card says so"),
         ("licence", licence["name"] or licence["id"] or "the card names none"),
         ("revision", document["revision"]),
-        ("visible", "to you and your organization" if document["private"] else "to everyone"),
+        ("visible", _visible(document)),
     ]
     return rows
+
+
+def _visible(push: Mapping[str, Any]) -> str:
+    return "to you and your organization" if push["private"] else "to everyone"
 
 
 def _ending(document: dict[str, Any]) -> list[RenderableType]:
     if document["dry_run"]:
         return [Text("nothing was sent (dry run)", "bold yellow")]
-    said = "nothing has changed there" if document["unchanged"] else "pushed"
-    if document["pull_request"]:
-        said = "pull request opened"
+    said = _ended(document)
     line = f"commit {document['commit'][:7]}, {duration(document['seconds'])}"
     return [Text.assemble((said, "bold green"), "  ", printable(line)), *code([document["url"]])]
+
+
+def _ended(push: Mapping[str, Any]) -> str:
+    if push["pull_request"]:
+        return "pull request opened"
+    return "nothing has changed there" if push["unchanged"] else "pushed"

@@ -65,7 +65,12 @@ def verification_report(verification: Figures) -> list[RenderableType]:
 def _step_report(one: Figures) -> list[RenderableType]:
     """A step of a recipe, held against what it was given."""
     inner = {key: value for key, value in one.items() if key not in ("step", "surgery")}
-    heading = f"Step {one['step']} ({one['surgery']}), against what it was given"
+    if "with_step" in one:
+        said = f"in one pass with step {one['with_step']}, and verified with it"
+        return [Text(), Text(f"Step {one['step']} ({one['surgery']}): {said}", "bold")]
+    since = one.get("since_step", one["step"])
+    whose = "it" if since == one["step"] else f"step {since}"
+    heading = f"Step {one['step']} ({one['surgery']}), against what {whose} was given"
     return [Text(), Text(heading, "bold"), *verification_report(inner)]
 
 

@@ -5,6 +5,7 @@ Contract: exact up to the one rounding to the new dtype. 8-bit and smaller tenso
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -52,3 +53,12 @@ def cast(source: Checkpoint, dtype: str) -> tuple[Checkpoint, Receipt]:
 def _cast(tensor: LazyTensor, dtype: str) -> torch.Tensor:
     torch_name = next(name for name, spelling in DTYPES.items() if spelling == dtype)
     return tensor.load().to(getattr(torch, torch_name))
+
+
+def as_dtype(tensor: LazyTensor, dtype: str) -> LazyTensor:
+    """One tensor in another dtype, row by row. dtype: safetensors spelling."""
+    if tensor.dtype == dtype:
+        return tensor
+    torch_name = next(name for name, spelling in DTYPES.items() if spelling == dtype)
+    wanted: torch.dtype = getattr(torch, torch_name)
+    return replace(tensor.map(lambda rows: rows.to(wanted), by_rows=True), dtype=dtype)

@@ -10,6 +10,7 @@ import yaml
 from normsurgery import SurgeryError, UsageError, VerificationError
 from normsurgery.api import chain
 from normsurgery.api.asked import pinned
+from normsurgery.api.recipe_plan import whole_plan
 from normsurgery.api.run import promised, run
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.recipe import Recipe, RecipeStep
@@ -106,7 +107,7 @@ def test_a_failed_result_is_kept_beside_the_output(tmp_path):
         raise VerificationError("no", "see")
 
     with pytest.raises(VerificationError, match=r"step 1 \(fold\): no") as caught:
-        chain._each(recipe, [RecipeStep("fold", {})], fails, scratch)
+        chain.Steps(recipe, fails, scratch).run([RecipeStep("fold", {})])
     assert str(tmp_path / "out.failed") in caught.value.hint
     assert (tmp_path / "out.failed").is_dir() and isinstance(caught.value, SurgeryError)
 
@@ -159,6 +160,29 @@ def test_fused_folds_are_the_bytes_of_one_fold_of_both(tiny, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("dtypes", "needed"),
+    [
+        ([[None], [None], [None]], 2000),
+        ([[None], ["float16"]], 1500),
+        ([["float16"], [None], ["float64"]], 5000),  # 1000 is what is left of it
+        ([[None, "float16"]], 1000),
+        ([["float16", None], ["float32"]], 3000),
+    ],
+)
+def test_the_disk_that_a_recipe_takes_is_that_of_two_results_in_a_row(dtypes, needed):
+    rows = [
+        {"pass": number, "options": {"dtype": name}, "output": f"o{number}"}
+        for number, group in enumerate(dtypes, 1)
+        for name in group
+    ]
+    plan = {"source": {"dtype": "F32"}, "plan": {"bytes": 1000, "disk_free": 7}}
+    found = whole_plan(rows, plan)
+    assert found == {
+        "passes": len(dtypes), "disk_needed": needed, "disk_free": 7, "output": f"o{len(dtypes)}",
+    }  # fmt: skip
+
+
 def test_a_dry_run_prints_every_pass_with_every_option(tiny, tmp_path):
     pruned = {"surgery": "prune", "drop": 1, "substitute": "refit"}
     recipe = write(tmp_path, NORM, ROTATE, pruned, source=str(tiny("llama")), output="o")
@@ -169,6 +193,9 @@ def test_a_dry_run_prints_every_pass_with_every_option(tiny, tmp_path):
     assert (second["source"], second["output"]) == ("step 1", "o")
     assert second["options"] | {"drop": 1, "tokens": 65_536} == second["options"]
     assert (first["contract"], second["contract"]) == ("exact", "fitted")
+    assert (first["said"], second["said"]) == (["what"], ["drop", "substitute"])
+    assert plan["whole"]["passes"] == 2 and plan["whole"]["output"] == "o"
+    assert plan["whole"]["disk_needed"] == 2 * plan["plan"]["bytes"]
     assert plan["plan"]["contract"] == "exact"  # of the first one, in detail
     assert {path.name for path in tmp_path.iterdir()} == {"r.yaml"}
 

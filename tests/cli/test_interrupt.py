@@ -11,6 +11,7 @@ from normsurgery.cli.interrupt import (
     MEASURED,
     REMOVED,
     InterruptedByUserError,
+    interruptible,
     kept_by_recipe,
     resumable,
 )
@@ -145,3 +146,15 @@ def test_a_prune_that_was_interrupted_goes_on(monkeypatch, capsys, here):
     assert main(line) == 0
     assert saves[first] == saves[first - 1] + 1  # not from the first block again
     assert [path.name for path in here.iterdir()] == ["out"]
+
+
+def test_what_was_still_to_do_with_an_output_that_stands_is_said(tmp_path):
+    for written, hint in ((True, "normsurgery push out a/b"), (False, "the same command")):
+        output = tmp_path / f"out-{written}"
+        with pytest.raises(InterruptedByUserError) as caught:
+            with interruptible(output, then="normsurgery push out a/b"):
+                if written:
+                    output.mkdir()
+                raise KeyboardInterrupt
+        assert caught.value.hint.startswith(hint)
+        assert ("is complete" in caught.value.message) == written

@@ -17,7 +17,8 @@ INDEX = """model-index:
     dataset: {type: lambada, name: LAMBADA}
     metrics: [{type: accuracy, value: 0.31}]
 """
-SOURCE = f"---\nlicense: apache-2.0  # theirs\npipeline_tag: text-generation\n{INDEX}---\n# Pythia\n\nWords.\n"
+KEYS = "license: apache-2.0  # theirs\npipeline_tag: text-generation\n"
+SOURCE = f"---\n{KEYS}{INDEX}---\n# Pythia\n\nWords.\n"
 RESULTS_KEPT = "they are left there"
 RESULTS_GONE = "they are left out"
 

@@ -1,6 +1,7 @@
 """The template of the card as a person edits it."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_the_fields_that_the_comment_names_are_those_of_the_values(name):
     assert said is not None
     value = card_values(documents.convert_document(), {})[name]
     one = value[0] if isinstance(value, list) else value
-    assert set(re.findall(r"\.(\w+)", said[0])) == set(one)
+    assert set(re.findall(r"\.([a-z_]+)", said[0])) == set(one)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_the_shipped_template_leaves_no_mark_of_its_language_and_no_table_is_tor
     text = rendered(shipped_template(), card_values(document, {"license": "mit"}))
     assert "{%" not in text and "{{" not in text and "\n\n\n" not in text
     lines = text.split("\n")
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if re.fullmatch(r"\|( ?---+ ?\|)+", line):
             assert before.count("|") - before.count("\\|") == line.count("|")
     assert [line for line in lines if line.startswith("# ")] == [lines[0]]

@@ -15,11 +15,11 @@ from normsurgery.anatomy.examine import Examination
 from normsurgery.anatomy.probe import run_outputs
 from normsurgery.anatomy.proof import Proof, prove
 from normsurgery.api.same_class import FORM, verification_options
-from normsurgery.checkpoint import Checkpoint, LazyTensor
+from normsurgery.checkpoint import Checkpoint
 from normsurgery.report.progress import Progress
+from normsurgery.surgery.cast import as_dtype
 from normsurgery.surgery.folds import FoldPlan, Inputs, Step
 from normsurgery.surgery.receipt import Receipt
-from normsurgery.surgery.set_parameters import FLOATING
 from normsurgery.verify import ModelSource, judge, run_reference
 
 
@@ -43,9 +43,9 @@ class Composition:
         touched = Counter(name for receipt in folded for name in receipt.changed)
         often = [name for name, times in touched.items() if times > 1 and name in source]
         if often:
-            wide = source.override({name: _stored_as(source[name], "F64") for name in often})
+            wide = source.override({name: as_dtype(source[name], "F64") for name in often})
             result, folded = _applied(wide, steps)
-            narrow = {name: _stored_as(result[name], source[name].dtype) for name in often}
+            narrow = {name: as_dtype(result[name], source[name].dtype) for name in often}
             result = result.override(narrow)
         return result, [*receipts, *folded]
 
@@ -84,14 +84,6 @@ class Composition:
                 steps[position] = step
                 found[f"{plan.name}: {how}"] = partial(_result, steps=[*self.before, *steps])
         return found
-
-
-def _stored_as(tensor: LazyTensor, dtype: str) -> LazyTensor:
-    """The tensor in another dtype, row by row. dtype: safetensors spelling."""
-    if tensor.dtype == dtype:
-        return tensor
-    wanted = FLOATING[dtype]
-    return replace(tensor.map(lambda rows: rows.to(wanted), by_rows=True), dtype=dtype)
 
 
 def _applied(source: Checkpoint, steps: Sequence[Step]) -> tuple[Checkpoint, list[Receipt]]:

@@ -69,7 +69,7 @@ def unmeasured(receipts: Sequence[Receipt]) -> dict[str, Any]:
     """The `kurtosis` of a document for which nothing ran; nothing where nothing was rotated."""
     if not _rotated(receipts):
         return {}
-    return {"kurtosis": _not_measured("the saved model was not verified")}
+    return {"kurtosis": not_measured("the saved model was not verified")}
 
 
 def measured(
@@ -130,7 +130,7 @@ def stream_kurtosis(
     stored = stored_dtype(source.directory) if dtype is None else dtype_named(dtype)
     reason = _too_large(source.directory, stored, place)
     if reason or not blocks:
-        return _not_measured(reason or "its stream passes no list of blocks")
+        return not_measured(reason or "its stream passes no list of blocks")
 
     def planned(model: Any) -> Sequence[Batch]:
         text = Path(data) if data else None
@@ -142,7 +142,7 @@ def stream_kurtosis(
     try:
         return _compared(source, result, blocks, stored, place, planned)
     except (RuntimeError, TypeError, ValueError) as error:  # whatever the model's own code raises
-        return _not_measured(" ".join(str(error).split())[:160])
+        return not_measured(" ".join(str(error).split())[:160])
 
 
 def _compared(
@@ -158,12 +158,13 @@ def _compared(
     rows = [_row(name, before[name], after[name]) for name in before if name in after]
     rows = [row for row in rows if row["before"] and row["after"]]
     if not rows:
-        return _not_measured("its blocks take no stream of tokens as their first argument")
+        return not_measured("its blocks take no stream of tokens as their first argument")
     tokens = sum(batch.positions for batch in batches)
     return {"measured": True, "why_not": None, "tokens": tokens, "blocks": rows}
 
 
-def _not_measured(reason: str) -> dict[str, Any]:
+def not_measured(reason: str) -> dict[str, Any]:
+    """The figures' place where there are none."""
     return {"measured": False, "why_not": reason, "tokens": 0, "blocks": []}
 
 
