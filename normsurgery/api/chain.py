@@ -70,7 +70,7 @@ def run_chain(recipe: Recipe, groups: Sequence[Group], call: Call) -> dict[str, 
         }
         recorded = _combined(steps.papers, steps.passes, why)
         recorded["recipe"] = _recorded(source, recipe, in_order, steps.papers)
-        write_papers(staging.path, recorded, _card(source), notes=recorded["notes"])
+        write_papers(staging.path, recorded, _card(source), notes=_limits(steps.papers, recorded))
         staging.publish()
     return {**_combined(steps.documents, steps.passes, why), "output": str(output)}
 
@@ -257,6 +257,12 @@ def _notes(documents: Sequence[Mapping[str, Any]]) -> list[str]:
             None
         )
     return list(notes)
+
+
+def _limits(papers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any]) -> list[str]:
+    """What the card says is not guaranteed: every step's, each once."""
+    steps = [note for one in papers for note in one["card"]["not_guaranteed"]]
+    return list(dict.fromkeys([*steps, *recorded["notes"]]))
 
 
 def _plots(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -84,7 +84,14 @@ def papers_of(
     handed: Sequence[Handed], written: Mapping[str, Any], first: int
 ) -> list[dict[str, Any]]:
     """What each surgery would have written. written: the last one's papers, as they are."""
-    earlier = [{**one.papers, "files": dict(written["files"])} for one in handed[:-1]]
+    earlier = [
+        {
+            **one.papers,
+            "files": dict(written["files"]),
+            "card": {"not_guaranteed": list(one.notes)},
+        }
+        for one in handed[:-1]
+    ]
     papers = [*earlier, dict(written)]
     return [_from_step(one, first + place) for place, one in enumerate(papers)]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from normsurgery.report.markdown import literal, row
-from normsurgery.report.names import folded
+from normsurgery.report.markdown import literal, table
 from normsurgery.report.removal import (
     examples_line,
     left_line,
@@ -18,7 +17,6 @@ from normsurgery.report.removal import (
 )
 
 Document = Mapping[str, Any]
-SHOWN = 8
 STOCK = (
     "The class is the source's own, and its norms are still called: each has an ε (a power of "
     "four) beside which every variance vanishes, and a γ of √ε, so that it multiplies by one; the "
@@ -105,13 +103,8 @@ def _statistics(document: Document) -> Iterator[str]:
     yield "Frozen scales, and those of the special tokens before they merged:"
     yield ""
     columns, cells = statistics_table(statistics)
-    yield row(columns)
-    yield row(["---"] * len(columns))
-    yield from (row([literal(cell) for cell in one]) for one in cells[:SHOWN])
-    if len(cells) > SHOWN:
-        rest = ", ".join(name for name, _ in folded(one[0] for one in cells[SHOWN:]))
-        yield ""
-        yield f"`surgery.json` has the others: {literal(rest)}."
+    rows = [[literal(cell) for cell in one] for one in cells]
+    yield from table(columns, rows, "Every path")
 
 
 def _command(document: Document) -> Iterator[str]:

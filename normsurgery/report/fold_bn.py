@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from normsurgery.report.markdown import cell, literal, row
+from normsurgery.report.markdown import cell, literal, table
 from normsurgery.report.names import folded
 from normsurgery.report.tables import plain_table, section
 
@@ -62,11 +62,11 @@ def batch_norm_markdown(document: Document) -> str:
     if not found:
         return ""
     lines = ["", "", "## BatchNorms", "", cell(f"{folds_line(found)}."), ""]
-    lines += [row(["norms", "count", "what became of them", "why"]), row(["---"] * 4)]
-    lines += [
-        row([literal(name), str(count), kind, cell(reason)])
+    rows = [
+        [literal(name), str(count), kind, cell(reason)]
         for name, count, kind, reason in _rows(found)
     ]
+    lines += table(["norms", "count", "what became of them", "why"], rows, "Every BatchNorm")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from normsurgery.report.fold_measures import measure_markdown, measure_sections
-from normsurgery.report.markdown import row
+from normsurgery.report.markdown import row, table
 from normsurgery.report.names import folded
 from normsurgery.report.numbers import figure
 from normsurgery.report.tables import plain_table, section
@@ -45,8 +45,8 @@ def fold_markdown(document: Document) -> str:
     ]
     left = list(_left(folds))
     if left:
-        lines += ["", "Left as it is:", "", row(["fold", "site", "count", "why"]), row(["---"] * 4)]
-        lines += [row(cells) for cells in left]
+        lines += ["", "Left as it is:", ""]
+        lines += table(["fold", "site", "count", "why"], left, "What was left, and why")
     return "\n\n## What was folded\n\n" + "\n".join(lines) + measure_markdown(document)
 
 

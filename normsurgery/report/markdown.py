@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+LONG = 12  # rows of a table that a card shows without being asked
+
 
 def row(cells: Sequence[str]) -> str:
     """A line of a table."""
     return "| " + " | ".join(cell(text).replace("|", "\\|") for text in cells) + " |"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], what: str = "") -> list[str]:
+    """The lines of a table; behind a click with the words of `what` where it is long."""
+    lines = [row(columns), row(["---"] * len(columns)), *(row(cells) for cells in rows)]
+    if len(rows) <= LONG or not what:
+        return lines
+    summary = f"<summary>{cell(what)} ({len(rows)})</summary>"
+    return ["<details>", summary, "", *lines, "", "</details>"]
 
 
 def cell(text: str) -> str:
