@@ -164,6 +164,7 @@ def _write_papers(
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
         "result": {record.name: record.sha256 for record in files},
     }
+    papers["config_diff"] = config_diff(source, staged)
     papers["versions"] = _versions()
     papers["seed"] = seed
     if "recipe" in papers:
@@ -182,6 +183,12 @@ def write_papers(
     (staged / "surgery.json").write_text(text, encoding="utf-8")
     card = model_card(papers, source_card, notes=notes)
     (staged / "README.md").write_text(card, encoding="utf-8", errors="surrogateescape")
+
+
+def config_diff(source: Checkpoint, staged: Path) -> dict[str, list[Any]]:
+    """Keys of config.json that differ between the source and the saved result: [old, new]."""
+    saved = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+    return config_changes(source.config, saved)
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,67 @@
+"""The template, filled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from normsurgery.report.page.blocks import Section, Table, Words
+
+_LONG = 44  # characters from which a cell may be broken into lines
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What must not be overlooked."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """The top of the page. badges: (text, style). tiles: (name, value)."""
+
+    title: str
+    version: str
+    lead: Words
+    badges: tuple[tuple[str, str], ...]
+    alerts: tuple[Alert, ...]
+    tiles: tuple[tuple[str, str], ...]
+    facts: Table
+
+
+def render_page(head: Head, sections: Sequence[Section]) -> str:
+    """The HTML of a page. The same content gives the same text."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_shown,
+    )  # fmt: skip
+    environment.globals["cell_class"] = _cell_class
+    template = environment.from_string(_read("page.html.j2"))
+    style = Markup(_read("page.css").strip())
+    return template.render(head=head, sections=sections, style=style).lstrip() + "\n"
+
+
+def _read(name: str) -> str:
+    return files("normsurgery.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _shown(value: Any) -> Any:
+    """Text with its control characters, lone surrogates and direction marks as escapes."""
+    from markupsafe import Markup
+
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
+
+
+def _cell_class(words: Words, is_number: bool) -> str | None:
+    if is_number:
+        return "number"
+    return "long" if sum(len(span.text) for span in words) > _LONG else None
