@@ -18,6 +18,7 @@ from normsurgery.cli.inspect import inspect
 from normsurgery.cli.prune import prune
 from normsurgery.cli.push import push
 from normsurgery.cli.remove_ln import remove_ln
+from normsurgery.cli.report import report
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
 from normsurgery.cli.version import versions
@@ -40,6 +41,7 @@ app.command()(verify)
 app.command()(bench)
 app.command()(eval)
 app.command()(run)
+app.command()(report)
 app.command()(push)
 app.command()(doctor)
 

@@ -76,9 +76,9 @@ def read_output(directory: str | Path) -> Output:
         raise UsageError(
             f"{shown(directory)} is not a directory", "push takes what another command has written"
         )
-    papers = _papers(where)
+    papers = read_papers(where)
     listed = papers["files"]["result"]
-    present, left = _present(where)
+    present, left = present_files(where)
     known = {PAPERS, CARD, *listed}
     left = {name: "not of the output" for name in present if name not in known} | left
     missing = [name for name in (*listed, CARD) if name not in present and name not in left]
@@ -114,7 +114,8 @@ def changed_error(names: list[str]) -> CheckpointError:
     )
 
 
-def _papers(where: Path) -> dict[str, Any]:
+def read_papers(where: Path) -> dict[str, Any]:
+    """surgery.json of a directory of ours. Raises CheckpointError for any other directory."""
     if not exists(where / PAPERS):
         raise CheckpointError(
             f"{shown(where.name)} has no {PAPERS}: it is not an output of normsurgery",
@@ -137,7 +138,7 @@ def _is_below(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and str(path) == name
 
 
-def _present(where: Path) -> tuple[list[str], dict[str, str]]:
+def present_files(where: Path) -> tuple[list[str], dict[str, str]]:
     """Every file below, and those (with directories named once) that are stray whatever is said."""
     present: list[str] = []
     left: dict[str, str] = {}

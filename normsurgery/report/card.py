@@ -78,7 +78,7 @@ def model_card(
         depth="".join(part(document) for part in _SECTIONS),
         verification=_verification(document["verification"]),
         loading="\n".join(loading_lines(document, WHERE)),
-        limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
+        limits="\n".join(f"* {cell(limit)}" for limit in limits(document, notes)),
     )
     card = merged(front, _metadata(document)) + "\n" + section
     return card if not body.strip() else card + "\n" + body.lstrip("\n")
@@ -214,7 +214,7 @@ def _judged(contract: str) -> str:
     return f" (a {contract} result is held to loading cleanly and staying finite, not to equality)"
 
 
-def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
+def limits(document: Mapping[str, Any], notes: Sequence[str] = ()) -> list[str]:
     said: Sequence[str] = ()
     if document["target"]["form"] == "native":
         said = NATIVE

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from normsurgery.report.card import CONTRACTS
 from normsurgery.report.checks import forms_of
 from normsurgery.report.convert import (
     alternatives_section,
@@ -52,7 +53,8 @@ def steps_section(document: Document) -> Section:
     columns = ("", "step", "contract", *_TENSORS)
     blocks: list[Block] = [
         *blocks_of(recipe_sections(dict(document))),
-        line("What each step did to the tensors of the checkpoint."),
+        points(_promises(receipts)),
+        line("What each step did to the tensors of the checkpoint:"),
         table(columns, rows, label="Steps", numbers=range(3, 7)),
         *(one for n, receipt in enumerate(receipts, 1) for one in _receipt(n, receipt)),
         Heading("config.json"),
@@ -60,6 +62,12 @@ def steps_section(document: Document) -> Section:
         *blocks_of(alternatives_section(document["target"])),
     ]
     return Section("steps", "What was done", tuple(blocks))
+
+
+def _promises(receipts: Sequence[Document]) -> list[str]:
+    """What each contract that was used means, in plain words."""
+    used = dict.fromkeys(receipt["contract"] for receipt in receipts)
+    return [CONTRACTS[contract].replace("**", "") for contract in used]
 
 
 def _receipt(number: int, receipt: Document) -> Iterator[Details]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from normsurgery.report.card import limits
 from normsurgery.report.convert import surgery_facts
 from normsurgery.report.numbers import file_size, short_count
 from normsurgery.report.page.blocks import (
@@ -83,8 +84,6 @@ class Found:
     samples: Samples = field(default_factory=Samples)
     figures: Sequence[Figure] = ()
     remark: str = ""
-    limits: Sequence[str] = ()
-    contracts: Sequence[str] = ()
 
     @property
     def gone(self) -> list[FileState]:
@@ -102,7 +101,7 @@ def report_page(document: Document, found: Found) -> str:
         losses_section(document),
         _pictures(found),
         _samples(found.samples),
-        notes_section(document, found.limits),
+        notes_section(document, limits(document)),
         loading_section(document, found.name),
         _receipts(document, found),
     ]
@@ -122,7 +121,7 @@ def _head(document: Document, found: Found) -> Head:
         ),
         alerts=tuple(_alerts(verification, found)),
         tiles=tuple(_tiles(document, found)),
-        facts=facts(_facts(document, found), label="What was done"),
+        facts=facts(_facts(document), label="What was done"),
     )
 
 
@@ -166,12 +165,11 @@ def _arrow(before: str, after: str) -> str:
     return before if before == after else f"{before} → {after}"
 
 
-def _facts(document: Document, found: Found) -> list[tuple[str, str]]:
+def _facts(document: Document) -> list[tuple[str, str]]:
     source = document["source"]
     rows = [*surgery_facts(document)]
     if source.get("revision"):
         rows.insert(1, ("commit", str(source["revision"])))
-    rows += [(f"means: {text.split(':')[0]}", text.partition(": ")[2]) for text in found.contracts]
     return [*rows, ("made with", _versions(document))]
 
 
