@@ -111,8 +111,8 @@ def _document(papers: Mapping[str, Any], found: Found) -> dict[str, Any]:
 def _page_path(directory: Path, output: str | Path | None, *, overwrite: bool) -> Path:
     """Where the page goes. Raises UsageError where it cannot."""
     home = directory.resolve()
-    page = home.with_name(f"{home.name}{ENDING}") if output is None else Path(output)
-    page = Path(os.path.relpath(page)) if output is None else page
+    plain = directory if directory.name and directory.name != ".." else home
+    page = plain.with_name(f"{home.name}{ENDING}") if output is None else Path(output)
     if page.resolve().is_relative_to(home):
         raise UsageError(
             f"{shown(page)} lies inside the result, whose files are recorded",
@@ -150,7 +150,8 @@ def _found(
     from normsurgery.hub.outputs import CARD, PAPERS, present_files
     from normsurgery.report.page.page import Found
 
-    listed = {name: sha for name, sha in papers["files"]["result"].items() if name != CARD}
+    written = papers["files"]["result"]
+    listed = {name: sha for name, sha in written.items() if name not in (PAPERS, CARD)}
     present, _ = present_files(directory)
     original = _original(papers, source, needed=request.asked, allow_pickle=allow_pickle)
     recorded = papers["files"].get("source") or {}

@@ -32,6 +32,8 @@ from normsurgery.version import VERSION
 Verify = Callable[[Path], dict[str, Any]]
 """Verifies a staged directory; its document has "verdict" and one document a form."""
 
+# A source that is a result of ours has these too; they are written anew.
+_OUR_PAPERS = ("surgery.json", "README.md")
 _NOT_IN_PAPERS = ("output", "seconds", "peak_memory_bytes")
 
 
@@ -162,7 +164,7 @@ def _write_papers(
     papers = dict(document)
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
-        "result": {record.name: record.sha256 for record in files},
+        "result": {one.name: one.sha256 for one in files if one.name not in _OUR_PAPERS},
     }
     papers["config_diff"] = config_diff(source, staged)
     papers["versions"] = _versions()

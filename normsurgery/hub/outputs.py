@@ -58,7 +58,8 @@ class Output:
     def hashes(self) -> dict[str, str]:
         """Name → sha256 in hex of each file to be pushed that surgery.json has a hash of."""
         listed = self.papers["files"]["result"]
-        return {name: listed[name] for name in self.names if name in listed and name != CARD}
+        ours = (PAPERS, CARD)
+        return {name: listed[name] for name in self.names if name in listed and name not in ours}
 
     def size(self, name: str) -> int:
         """Bytes of a file on disk."""

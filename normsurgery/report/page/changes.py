@@ -25,11 +25,13 @@ def config_table(changes: Mapping[str, Sequence[Any]], label: str) -> Table:
 
 
 def _leaves(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """The keys below that differ; two mappings are gone through together."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            if old.get(key) != new.get(key):
-                yield from _leaves(f"{name}.{key}", old.get(key), new.get(key))
+    """The keys below that differ; a mapping that is on one side only is gone through too."""
+    sides = [value for value in (old, new) if value]
+    if sides and all(isinstance(value, Mapping) for value in sides):
+        before, after = old or {}, new or {}
+        for key in dict.fromkeys([*before, *after]):
+            if before.get(key) != after.get(key):
+                yield from _leaves(f"{name}.{key}", before.get(key), after.get(key))
     else:
         yield name, old, new
 

@@ -50,11 +50,11 @@ def steps_section(document: Document) -> Section:
         )
         for number, receipt in enumerate(receipts, 1)
     ]  # fmt: skip
-    columns = ("", "step", "contract", *_TENSORS)
+    columns = ("", "surgery", "contract", *_TENSORS)
     blocks: list[Block] = [
         *blocks_of(recipe_sections(dict(document))),
         points(_promises(receipts)),
-        line("What each step did to the tensors of the checkpoint:"),
+        line("What was done to the tensors, one after the other:"),
         table(columns, rows, label="Steps", numbers=range(3, 7)),
         *(one for n, receipt in enumerate(receipts, 1) for one in _receipt(n, receipt)),
         Heading("config.json"),
@@ -82,7 +82,7 @@ def _receipt(number: int, receipt: Document) -> Iterator[Details]:
         if patterns:
             inner += [line(f"{kind}:", "bold"), Code("\n".join(patterns), f"Tensors {kind}")]
     if inner:
-        yield Details(f"Step {number}, {receipt['surgery']}: parameters and names", tuple(inner))
+        yield Details(f"{number}. {receipt['surgery']}: parameters and names", tuple(inner))
 
 
 def _short(value: Any) -> str:

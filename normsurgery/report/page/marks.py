@@ -28,7 +28,7 @@ def samples_of(found: Sequence[Mapping[str, str]]) -> tuple[Sample, ...]:
     made = []
     for sample in found:
         names = [name for name in sample if name != PROMPT]
-        texts = {name: str(sample[name]) for name in names}
+        texts = {name: str(sample[name]).strip() for name in names}
         first = texts[names[0]] if names else ""
         columns = tuple((name, marked(first, text)) for name, text in texts.items())
         made.append(Sample(str(sample.get(PROMPT, "")), columns))

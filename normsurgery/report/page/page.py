@@ -115,6 +115,7 @@ def _head(document: Document, found: Found) -> Head:
         title=found.name,
         version=str(document.get("version", "")),
         lead=_lead(document),
+        link=source_link(document["source"]),
         badges=(
             (f"contract: {verification['contract']}", ""),
             (_VERDICTS.get(verdict, verdict), verdict),
@@ -144,9 +145,9 @@ def _alerts(verification: Document, found: Found) -> list[Alert]:
     return alerts
 
 
-def _tiles(document: Document, found: Found) -> list[tuple[str, str]]:
+def _tiles(document: Document, found: Found) -> list[tuple[str, tuple[str, ...]]]:
     source, size = document["source"], found.size
-    tiles = []
+    tiles: list[tuple[str, tuple[str, ...]]] = []
     if size is not None:
         count, weight = short_count(size["parameters"]), file_size(size["bytes"])
         tiles.append(("Parameters", _arrow(short_count(source["parameters"]), count)))
@@ -157,12 +158,12 @@ def _tiles(document: Document, found: Found) -> list[tuple[str, str]]:
             tiles.append(("Loss, nats a token", _arrow(*loss)))
             break
     matching = sum(one.now == MATCH for one in found.files)
-    tiles.append(("Files as recorded", f"{matching} of {len(found.files)}"))
+    tiles.append(("Files as recorded", (f"{matching} of {len(found.files)}",)))
     return tiles
 
 
-def _arrow(before: str, after: str) -> str:
-    return before if before == after else f"{before} → {after}"
+def _arrow(before: str, after: str) -> tuple[str, ...]:
+    return (before,) if before == after else (f"{before} →", after)
 
 
 def _facts(document: Document) -> list[tuple[str, str]]:

@@ -22,14 +22,16 @@ class Alert:
 
 @dataclass(frozen=True)
 class Head:
-    """The top of the page. badges: (text, style). tiles: (name, value)."""
+    """The top of the page. badges: (text, style). tiles: (name, pieces of
+    the value that are not broken). link: to the source."""
 
     title: str
     version: str
     lead: Words
+    link: str | None
     badges: tuple[tuple[str, str], ...]
     alerts: tuple[Alert, ...]
-    tiles: tuple[tuple[str, str], ...]
+    tiles: tuple[tuple[str, tuple[str, ...]], ...]
     facts: Table
 
 
@@ -61,7 +63,9 @@ def _shown(value: Any) -> Any:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
 
 
-def _cell_class(words: Words, is_number: bool) -> str | None:
-    if is_number:
+def _cell_class(words: Words, column: int, table: Table) -> str | None:
+    if column in table.numbers:
         return "number"
-    return "long" if sum(len(span.text) for span in words) > _LONG else None
+    long = sum(len(span.text) for span in words) > _LONG
+    names = [name for name, holds in (("code", column in table.code), ("long", long)) if holds]
+    return " ".join(names) or None

@@ -7,13 +7,16 @@ from xml.etree import ElementTree
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _HREFS = ("href", f"{{{_XLINK}}}href")
-_LOST = ("metadata", "script", "foreignObject")
+_LOST = ("metadata", "script", "style", "foreignObject")
+_FOR_ALL = re.compile(r"\s*\*\s*\{([^{}<>@]*)\}\s*")  # a style sheet that speaks of every element
 _LINK = re.compile(r"url\(\s*['\"]?([^)'\"]*)['\"]?\s*\)")
 
 
 def safe_svg(svg: str, prefix: str) -> str:
     """The picture with its ids prefixed, without scripts, handlers, metadata and outside links.
 
+    A style sheet in it would be the whole page's: what it says of every element goes to the root,
+    from which it is inherited (matplotlib's line joins), the rest goes.
     prefix: differs for each picture of a page. ValueError for what is no SVG.
     """
     try:
@@ -22,7 +25,10 @@ def safe_svg(svg: str, prefix: str) -> str:
         raise ValueError(f"not SVG: {error}") from None
     if _name(root.tag) != "svg":
         raise ValueError("not SVG")
+    shared = ";".join(_shared_styles(root))
     _clean(root, prefix)
+    if shared:
+        root.set("style", shared)
     width, height = root.attrib.pop("width", None), root.attrib.pop("height", None)
     if "viewBox" not in root.attrib and width and height:
         root.set("viewBox", f"0 0 {_number(width)} {_number(height)}")
@@ -36,15 +42,22 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
             element.remove(child)
         else:
             _clean(child, prefix)
-    if element.text and _name(element.tag) == "style":
-        element.text = _LINK.sub(lambda found: _local(found, prefix), element.text)
-        element.text = element.text.replace("@import", "")
     element.tag = _name(element.tag)  # HTML knows an svg element without a namespace
     attributes = dict(element.attrib)
     element.attrib.clear()
     for key, value in attributes.items():
         for name, cleaned in _attribute(key, value, prefix):
             element.set(name, cleaned)
+
+
+def _shared_styles(root: ElementTree.Element) -> list[str]:
+    sheets = (one.text or "" for one in root.iter() if _is_style(one))
+    found = (_FOR_ALL.fullmatch(text) for text in sheets)
+    return [one[1].strip().rstrip(";") for one in found if one and "url" not in one[1].lower()]
+
+
+def _is_style(element: ElementTree.Element) -> bool:
+    return isinstance(element.tag, str) and _name(element.tag) == "style"
 
 
 def _attribute(key: str, value: str, prefix: str) -> list[tuple[str, str]]:
