@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from normsurgery.plots.kurtosis import kurtosis_pictures
+from normsurgery.plots.losses import loss_pictures
 from normsurgery.plots.picture import Picture, check_matplotlib
+from normsurgery.plots.scales import scale_pictures
 from normsurgery.plots.scores import score_pictures
+from normsurgery.plots.training import training_pictures
 
-__all__ = ["FOLDER", "Picture", "check_matplotlib", "pictures", "write_pictures"]
+__all__ = ["FOLDER", "Picture", "check_matplotlib", "pictures", "save", "write_pictures"]
 
 FOLDER = "plots"  # below an output
-_KINDS = (score_pictures,)
+_KINDS = (
+    score_pictures, kurtosis_pictures, training_pictures, scale_pictures, loss_pictures
+)  # fmt: skip
 
 
 def pictures(document: Mapping[str, Any]) -> tuple[Picture, ...]:
@@ -28,7 +34,11 @@ def write_pictures(document: Mapping[str, Any], directory: str | Path) -> tuple[
 
     The same document gives the same bytes. Raises UsageError where matplotlib is not installed.
     """
-    found = pictures(document)
+    return save(pictures(document), directory)
+
+
+def save(found: Sequence[Picture], directory: str | Path) -> tuple[str, ...]:
+    """Write these pictures like `write_pictures`."""
     if not found:
         return ()
     check_matplotlib()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.plots.picture import LETTERS, RED, Picture, new_figure
+from normsurgery.plots.words import listed
 from normsurgery.report.prune import ranges, score_methods
 
 if TYPE_CHECKING:
@@ -27,16 +28,24 @@ def score_pictures(document: Document) -> Iterator[Picture]:
     if not methods:
         return
     dropped = sorted((document.get("blocks") or {}).get("dropped") or ())
-    went = f" The dropped blocks ({ranges(dropped)}) are framed." if _framed(rows, dropped) else ""
+    went = _went(rows, dropped)
     size = len(rows[0]["blocks"])
     what = "each block" if size == 1 else f"each run of {size} blocks"
     yield Picture(
         "block-scores",
         "Cost of dropping blocks",
-        f"What dropping {what} costs by {_listed(methods)}: dark is the cheapest of its row, "
+        f"What dropping {what} costs by {listed(methods)}: dark is the cheapest of its row, "
         f"light the dearest.{went}",
         lambda: block_scores(rows, dropped),
     )
+
+
+def _went(rows: Rows, dropped: Sequence[int]) -> str:
+    if not dropped:
+        return ""
+    if _framed(rows, dropped):
+        return f" The dropped blocks ({ranges(dropped)}) are framed."
+    return f" Dropped were {ranges(dropped)}, no such run."
 
 
 def drawn_scores(scores: Rows) -> Rows:
@@ -51,10 +60,6 @@ def _alike(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
 
 def _run(blocks: Sequence[int]) -> bool:
     return bool(blocks) and list(blocks) == list(range(blocks[0], blocks[0] + len(blocks)))
-
-
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def block_scores(rows: Rows, dropped: Sequence[int]) -> Figure:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _HREFS = ("href", f"{{{_XLINK}}}href")
 _LOST = ("metadata", "script", "style", "foreignObject")
+_PIXELS = "data:image/png;base64,"  # a heat map's cells stand in the picture as a picture
 _FOR_ALL = re.compile(r"\s*\*\s*\{([^{}<>@]*)\}\s*")  # a style sheet that speaks of every element
 _LINK = re.compile(r"url\(\s*['\"]?([^)'\"]*)['\"]?\s*\)")
 
@@ -63,7 +64,9 @@ def _is_style(element: ElementTree.Element) -> bool:
 def _attribute(key: str, value: str, prefix: str) -> list[tuple[str, str]]:
     """The attribute as it may stand; nothing for one that may not."""
     if key in _HREFS:
-        return [("href", f"#{prefix}-{value[1:]}")] if value.startswith("#") else []
+        if value.startswith("#"):
+            return [("href", f"#{prefix}-{value[1:]}")]
+        return [("href", value)] if value.startswith(_PIXELS) else []
     if key.startswith("{") or key.lower().startswith("on"):
         return []
     if key == "id":
