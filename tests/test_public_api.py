@@ -24,6 +24,7 @@ FUNCTIONS = [
         "prune",
         "push",
         "remove_ln",
+        "report",
         "run",
         "verify",
     ],
@@ -39,7 +40,7 @@ NAMES = [
     ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
-    *["BenchResult", "EvalResult", "PushResult"],
+    *["BenchResult", "EvalResult", "PushResult", "ReportResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

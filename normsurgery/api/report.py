@@ -27,6 +27,7 @@ _HOW = (
     "MODEL` lets both models go on from the same text, and marks where they part."
 )
 _RECORDED = "Greedy continuations of held-out text, from surgery.json."
+_OF_A_STEP = " They are of the last step that took samples: the result is what that step made."
 
 
 class ReportResult(Result):
@@ -225,6 +226,8 @@ def _samples(
         return take_samples(both[0], both[1], request, progress)
     recorded = papers.get("samples") or ()
     said = _RECORDED if recorded else _HOW.format(name=directory.resolve().name)
+    if recorded and len(papers.get("steps") or ()) > 1:
+        said += _OF_A_STEP
     return Samples(recorded, said)
 
 

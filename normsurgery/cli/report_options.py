@@ -47,8 +47,7 @@ Source = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="The original: a directory or a Hub id. [default: what surgery.json names on the "
-        "Hub]",
+        help="The original: a directory or a Hub id. [default: what surgery.json names on the Hub]",
         autocompletion=complete.models,
     ),
 ]

@@ -1,4 +1,4 @@
-"""The report of `report`: where the page lies, and whether the files are still what it describes."""
+"""What `report` tells: where the page lies, and whether the files are what it describes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def report_report(document: dict[str, Any]) -> list[RenderableType]:
     if document["notes"]:
         parts += section("Remarks", facts([("·", note) for note in document["notes"]]))
     line = Text.assemble(
-        ("changed files" if gone else "every file as recorded", "bold red" if gone else "bold green"),
+        (
+            "changed files" if gone else "every file as recorded",
+            "bold red" if gone else "bold green",
+        ),
         "  ",
         printable(duration(document["seconds"])),
     )

@@ -12,9 +12,7 @@ from normsurgery.report.page.page import CHANGED, MATCH, MISSING, NOT_READ, File
 from normsurgery.report.progress import Progress
 
 
-def states(
-    listed: Mapping[str, str], directory: Path, progress: Progress
-) -> list[FileState]:
+def states(listed: Mapping[str, str], directory: Path, progress: Progress) -> list[FileState]:
     """Every listed file as it is now. listed: name → the sha256 in hex that it had.
 
     Raises CheckpointError for one that a link puts outside of the directory.

@@ -95,9 +95,7 @@ def _mute(model_class: Any) -> str | None:
 
 def _texts(run: _Run, sources: Mapping[str, ModelSource], advance: Any) -> Samples:
     original = sources["original"]
-    tokenizer = needed_tokenizer(
-        original.directory, trust_remote_code=original.trust_remote_code
-    )
+    tokenizer = needed_tokenizer(original.directory, trust_remote_code=original.trust_remote_code)
     prompts = _prompts(run.request, original, tokenizer)
     continued: dict[str, list[str]] = {}
     for name, source in sources.items():

@@ -12,7 +12,8 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of text. style: "" or a class of the style sheet (pass, fail, skipped, dim, bold)."""
+    """A piece of text. style: "" or a class of the style sheet (pass, fail, skipped, dim,
+    bold, code, differs)."""
 
     text: str
     style: str = ""
@@ -121,8 +122,16 @@ def line(text: str, style: str = "") -> Line:
 
 
 def points(texts: Iterable[str]) -> Points:
-    """A list of plain texts."""
-    return Points(tuple(words(text) for text in texts))
+    """A list of texts, in which names may stand between backticks."""
+    return Points(tuple(_named(text) for text in texts))
+
+
+def _named(text: str) -> Words:
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:  # a backtick that stands alone is one
+        return words(text)
+    spans = (Span(piece, "code" if i % 2 else "") for i, piece in enumerate(pieces))
+    return tuple(span for span in spans if span.text)
 
 
 def table(

@@ -227,7 +227,9 @@ def _receipts(document: Document, found: Found) -> Section:
 
 def _files(label: str, files: Sequence[FileState]) -> Block:
     rows = [(one.name, one.sha256, words(one.now, _STYLES[one.now])) for one in files]
-    return table((f"{label.lower()} file", "sha256", "now"), rows, label=f"{label} files", code=(0, 1))
+    return table(
+        (f"{label.lower()} file", "sha256", "now"), rows, label=f"{label} files", code=(0, 1)
+    )
 
 
 def recipe_yaml(recipe: Document) -> str:
