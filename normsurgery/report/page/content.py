@@ -54,7 +54,8 @@ def steps_section(document: Document) -> Section:
     blocks: list[Block] = [
         *blocks_of(recipe_sections(dict(document))),
         points(_promises(receipts)),
-        line("What was done to the tensors, one after the other:"),
+        Heading("Steps"),
+        line("What was done to the tensors, one after the other."),
         table(columns, rows, label="Steps", numbers=range(3, 7)),
         *(one for n, receipt in enumerate(receipts, 1) for one in _receipt(n, receipt)),
         Heading("config.json"),

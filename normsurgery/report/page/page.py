@@ -183,7 +183,8 @@ def source_link(source: Document) -> str | None:
     """Where the source lies on the Hub, at its commit; None for a directory."""
     if not source.get("revision"):
         return None
-    return f"https://huggingface.co/{quote(source['model'])}/tree/{quote(source['revision'])}"
+    model, commit = (quote(str(source[key]), errors="replace") for key in ("model", "revision"))
+    return f"https://huggingface.co/{model}/tree/{commit}"
 
 
 def _pictures(found: Found) -> Section | None:

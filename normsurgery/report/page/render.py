@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from normsurgery.report.page.blocks import Section, Table, Words
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _LONG = 44  # characters from which a cell may be broken into lines
 
@@ -37,17 +41,22 @@ class Head:
 
 def render_page(head: Head, sections: Sequence[Section]) -> str:
     """The HTML of a page. The same content gives the same text."""
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
+
+    style = Markup(_read("page.css").strip())
+    return _template().render(head=head, sections=sections, style=style).lstrip() + "\n"
+
+
+@lru_cache(maxsize=1)
+def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         finalize=_shown,
     )  # fmt: skip
     environment.globals["cell_class"] = _cell_class
-    template = environment.from_string(_read("page.html.j2"))
-    style = Markup(_read("page.css").strip())
-    return template.render(head=head, sections=sections, style=style).lstrip() + "\n"
+    return environment.from_string(_read("page.html.j2"))
 
 
 def _read(name: str) -> str:
