@@ -165,8 +165,8 @@ def _pictures(run: _Run, sources: Mapping[str, ModelSource], advance: Any) -> Sa
                 limit=run.request.count or DEFAULT, seed=run.request.seed,
                 trust_remote_code=original.trust_remote_code,
             )  # fmt: skip
-            logits = [one.get("logits") for one in outputs_of(model, samples)]
-            if any(one is None or one.dim() != 2 for one in logits):
+            logits = [one["logits"] for one in outputs_of(model, samples) if "logits" in one]
+            if not logits or any(one.dim() != 2 for one in logits):
                 said = f"{type(model).__name__} gives no class to a whole input."
                 return Samples(said=f"{said} Nothing can be shown side by side.")
             found = [_top(row, model.config) for one in logits for row in one]

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_contents_headings_and_ids_fit_together():
     assert len(targets) > 6 and set(targets) <= set(ids)
     levels = [int(tag[1]) for tag, _ in read.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
 
 
 def poisoned(value, key=""):
@@ -164,7 +165,9 @@ def test_the_difference_of_the_configuration_is_shown_key_by_key():
     assert "does not record" in Read(page_of(document)).text
     document["config_diff"] = {}
     assert "Not one key differs" in Read(page_of(document)).text
-    document["config_diff"] = {"text_config": [{"eps": 1, "equal_key": 2}, {"eps": 3, "equal_key": 2}]}
+    document["config_diff"] = {
+        "text_config": [{"eps": 1, "equal_key": 2}, {"eps": 3, "equal_key": 2}]
+    }
     text = Read(page_of(document)).text
     assert "text_config.eps 1 3" in text and "equal_key" not in text
 

@@ -1,5 +1,7 @@
 """The parts of a page: terminal shapes as blocks, marked words, figures, SVG."""
 
+from typing import Any
+
 import pytest
 from rich.panel import Panel
 from rich.text import Text
@@ -33,7 +35,11 @@ def test_a_section_becomes_a_heading_and_a_table():
 
 def test_facts_and_remarks_keep_their_shape():
     told, listed, line = blocks_of(
-        [facts([("k", "v")]), facts([("·", "one"), ("·", "two")]), Text.assemble("a ", verdict("pass"))]
+        [
+            facts([("k", "v")]),
+            facts([("·", "one"), ("·", "two")]),
+            Text.assemble("a ", verdict("pass")),
+        ]
     )
     assert isinstance(told, Table) and told.columns == () and rows(told) == [["k", "v"]]
     assert isinstance(listed, Points) and [plain(x) for x in listed.items] == ["one", "two"]
@@ -72,7 +78,11 @@ def test_samples_hold_every_model_against_the_first():
 
 
 def test_configurations_are_compared_below_their_keys():
-    changes = {"a": [1, 2], "n": [{"x": 1, "y": 2}, {"x": 1}], "auto_map": [None, {"K": "m.C"}]}
+    changes: dict[str, list[Any]] = {
+        "a": [1, 2],
+        "n": [{"x": 1, "y": 2}, {"x": 1}],
+        "auto_map": [None, {"K": "m.C"}],
+    }
     assert rows(config_table(changes, "")) == [
         ["a", "1", "2"],
         ["n.y", "2", "absent"],
@@ -81,7 +91,7 @@ def test_configurations_are_compared_below_their_keys():
 
 
 def test_every_figure_has_a_row_and_every_form_a_column():
-    forms = {
+    forms: dict[str, dict[str, Any]] = {
         "stock": {"kl": {"max": 1.5}, "ok": True, "why": None, "bad": []},
         "graft": {"kl": {"max": 2.5}, "keys": ["a", "b"]},
     }
@@ -109,7 +119,16 @@ def test_svg_keeps_its_picture_and_loses_what_could_act():
     assert 'id="one-p"' in made and 'href="#one-p"' in made and "url(#one-p)" in made
     assert 'viewBox="0 0 10 5"' in made and 'style="stroke-linejoin: round"' in made
     assert "data:image/png;base64,AA" in made
-    for gone in ("script", "onload", "metadata", "<style", "http://x", "javascript", "foreign", "<b"):
+    for gone in (
+        "script",
+        "onload",
+        "metadata",
+        "<style",
+        "http://x",
+        "javascript",
+        "foreign",
+        "<b",
+    ):
         assert gone not in made
     assert "xmlns" not in made and ":svg" not in made
 
