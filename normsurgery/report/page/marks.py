@@ -31,7 +31,7 @@ def samples_of(found: Sequence[Mapping[str, str]]) -> tuple[Sample, ...]:
         texts = {name: str(sample[name]).strip() for name in names}
         first = texts[names[0]] if names else ""
         columns = tuple((name, marked(first, text)) for name, text in texts.items())
-        made.append(Sample(str(sample.get(PROMPT, "")), columns))
+        made.append(Sample(str(sample.get(PROMPT, "")).strip(), columns))
     return tuple(made)
 
 

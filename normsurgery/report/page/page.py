@@ -218,7 +218,7 @@ def _receipts(document: Document, found: Found) -> Section:
     if recipe:
         blocks += [
             Heading("Recipe"),
-            line("Every option with its value. Save it as YAML, and run it again."),
+            line("Every option with its value; a .yaml file of this is a recipe to run."),
             Code(recipe_yaml(recipe), "The recipe as YAML"),
             Heading("Make it again"),
             Code("\n".join(reproducing_lines(document, found.name)), "Commands"),
