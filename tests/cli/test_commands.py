@@ -158,6 +158,7 @@ OPTIONS = [
             ("--allow-pickle", "allow_pickle", True),
         )
     ),
+    *((command, "--plots", "plots", True) for command in ("fold", "remove_ln", "prune", "heal")),
     ("verify", "--data=t.txt", "data", Path("t.txt")),
     ("verify", "--tokens=99", "tokens", 99),
     ("verify", "--max-length=64", "max_length", 64),
