@@ -14,6 +14,7 @@ FUNCTIONS = [
     *[
         "arrange",
         "bench",
+        "card",
         "convert",
         "doctor",
         "eval",
@@ -31,6 +32,7 @@ FUNCTIONS = [
 ]
 NAMES = [
     *[
+        "CardResult",
         "CheckpointError",
         "ConvertResult",
         "DoctorResult",

@@ -72,12 +72,8 @@ def report(
 
     started = time.monotonic()
     directory, shower = Path(result), progress or Silent()
-    if not directory.is_dir():
-        raise UsageError(
-            f"{shown(result)} is not a directory", "report takes what another command has written"
-        )
-    page = _page_path(directory, output, overwrite=overwrite)
     papers = read_papers(directory)
+    page = _page_path(directory, output, overwrite=overwrite)
     request = _request(samples, prompts, data, device, seed)
     found = _found(
         directory, papers, request, source,

@@ -588,3 +588,20 @@ def report_document() -> dict[str, Any]:
         "notes": ["Both models went on from the same prompts, greedily, for this page."],
         "seconds": 1.2,
     }
+
+
+def card_document() -> dict[str, Any]:
+    """A card that was made again from a person's template."""
+    return {
+        "command": "card",
+        "version": "0.1.0",
+        "output": "out",
+        "source": source(),
+        "surgery": "convert",
+        "template": "mine.md",
+        "dry_run": False,
+        "changed": True,
+        "bytes": 4_321,
+        "card": "---\ntags:\n- normsurgery\n---\n\n# pythia-160m with RMSNorm\n",
+        "seconds": 0.02,
+    }

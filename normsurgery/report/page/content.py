@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from normsurgery.report.card import CONTRACTS
 from normsurgery.report.checks import forms_of
 from normsurgery.report.convert import (
     alternatives_section,
@@ -37,6 +36,16 @@ from normsurgery.report.verification import verification_report
 
 Document = Mapping[str, Any]
 _TENSORS = ("kept", "changed", "added", "dropped")
+_PROMISES = {
+    "exact": "the same function in real arithmetic; what remains is rounding, as each changed "
+    "weight was computed in float64 and rounded once to the storage dtype",
+    "fitted": "weights were fitted to calibration data in closed form; the function changed, and "
+    "how far is measured, not bounded",
+    "lossy": "weights went, or changed without a fit; the function changed, and how far is "
+    "measured, not bounded",
+    "trained": "gradient steps were taken; the function changed, and how far is measured, not "
+    "bounded",
+}
 _NO_DIFF = "surgery.json does not record how config.json changed: an older version wrote it."
 
 
@@ -68,7 +77,7 @@ def steps_section(document: Document) -> Section:
 def _promises(receipts: Sequence[Document]) -> list[str]:
     """What each contract that was used means, in plain words."""
     used = dict.fromkeys(receipt["contract"] for receipt in receipts)
-    return [CONTRACTS[contract].replace("**", "") for contract in used]
+    return [f"{contract}: {_PROMISES[contract]}." for contract in used]
 
 
 def _receipt(number: int, receipt: Document) -> Iterator[Details]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from normsurgery.report.card import limits
-from normsurgery.report.convert import surgery_facts
+from normsurgery.report.card_values import limits
+from normsurgery.report.convert import surgery_facts, surgery_notes
 from normsurgery.report.numbers import file_size, short_count
 from normsurgery.report.page.blocks import (
     Block,
@@ -101,11 +101,18 @@ def report_page(document: Document, found: Found) -> str:
         losses_section(document),
         _pictures(found),
         _samples(found.samples),
-        notes_section(document, limits(document)),
+        notes_section(document, _limits(document)),
         loading_section(document, found.name),
         _receipts(document, found),
     ]
     return render_page(_head(document, found), [one for one in sections if one])
+
+
+def _limits(document: Document) -> list[str]:
+    """What the card says is not guaranteed, but for what stands among the notes already."""
+    recorded = (document.get("card") or {}).get("not_guaranteed") or ()
+    notes = surgery_notes(document)
+    return [one for one in limits(document, recorded) if one not in notes]
 
 
 def _head(document: Document, found: Found) -> Head:
