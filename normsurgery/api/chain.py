@@ -27,7 +27,7 @@ from normsurgery.api.fused import (
     write_pass,
 )
 from normsurgery.api.handover import Handed, NotFusedError
-from normsurgery.api.writing import write_papers
+from normsurgery.api.writing import config_diff, write_papers
 from normsurgery.checkpoint import Checkpoint, Staging, check_destination, open_checkpoint
 from normsurgery.errors import SurgeryError, UsageError, VerificationError
 from normsurgery.recipe import Recipe, RecipeStep
@@ -70,6 +70,7 @@ def run_chain(recipe: Recipe, groups: Sequence[Group], call: Call) -> dict[str, 
         }
         recorded = _combined(steps.papers, steps.passes, why)
         recorded["recipe"] = _recorded(source, recipe, in_order, steps.papers)
+        recorded["config_diff"] = config_diff(source, staging.path)
         write_papers(staging.path, recorded, _card(source), notes=_limits(steps.papers, recorded))
         staging.publish()
     return {**_combined(steps.documents, steps.passes, why), "output": str(output)}

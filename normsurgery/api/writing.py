@@ -36,6 +36,8 @@ Verify = Callable[[Path], dict[str, Any]]
 """Verifies a staged directory; its document has "verdict" and one document a form."""
 
 UNVERIFIED = {"verdict": "skipped", "contract": "exact"}
+# A source that is a result of ours has these too; they are written anew.
+_OUR_PAPERS = ("surgery.json", "README.md")
 _NOT_IN_PAPERS = ("output", "seconds", "peak_memory_bytes")
 
 
@@ -189,8 +191,9 @@ def _write_papers(
     papers = _identified(source, document, seed)
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
-        "result": {record.name: record.sha256 for record in files},
+        "result": {one.name: one.sha256 for one in files if one.name not in _OUR_PAPERS},
     }
+    papers["config_diff"] = config_diff(source, staged)
     card = staged / "README.md"
     source_card = card.read_text("utf-8", "surrogateescape") if card.is_file() else None
     write_papers(staged, papers, source_card, notes=notes)
@@ -214,6 +217,12 @@ def write_papers(
     (staged / "surgery.json").write_text(text, encoding="utf-8")
     card = model_card(papers, source_card, notes=notes)
     (staged / "README.md").write_text(card, encoding="utf-8", errors="surrogateescape")
+
+
+def config_diff(source: Checkpoint, staged: Path) -> dict[str, list[Any]]:
+    """Keys of config.json that differ between the source and the saved result: [old, new]."""
+    saved = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+    return config_changes(source.config, saved)
 
 
 def _versions() -> dict[str, str]:

@@ -31,6 +31,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "run": documents.convert_document,
     "card": documents.card_document,
     "push": documents.push_document,
+    "report": documents.report_document,
 }
 NEEDED = {
     "inspect": [MODEL],
@@ -47,6 +48,7 @@ NEEDED = {
     "run": [RECIPE],
     "card": [MODEL],
     "push": [MODEL, "user/pythia-rms"],
+    "report": [MODEL],
 }
 OPTIONS = [
     ("inspect", "--health", "health", True),
@@ -209,6 +211,16 @@ OPTIONS = [
     ("push", "--unverified", "unverified", True),
     ("push", "--i-have-permission", "i_have_permission", True),
     ("push", "--dry-run", "dry_run", True),
+    ("report", "--output=page.html", "output", Path("page.html")),
+    ("report", "--overwrite", "overwrite", True),
+    ("report", "--samples=3", "samples", 3),
+    ("report", "--prompt=Once", "prompts", ("Once",)),
+    ("report", "--data=t.txt", "data", "t.txt"),
+    ("report", "--source=gpt2", "source", "gpt2"),
+    ("report", "--device=cpu", "device", "cpu"),
+    ("report", "--seed=3", "seed", 3),
+    ("report", "--trust-remote-code", "trust_remote_code", True),
+    ("report", "--allow-pickle", "allow_pickle", True),
 ]
 
 
