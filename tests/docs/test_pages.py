@@ -1,0 +1,23 @@
+"""Every command and every Python block of README.md and docs/ does what the page says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.conftest import Desk
+from tests.docs.pages import ROOT, blocks_of, pages
+from tests.docs.running import Page
+
+# What the README's synopses stand for.
+PLACEHOLDERS = {"README.md": {"MODEL": "openai-community/gpt2"}}
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_shows_runs(path: Path, desk: Desk) -> None:
+    text, name = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
+    desk(text + " ".join(PLACEHOLDERS.get(name, {}).values()))
+    page = Page(name, PLACEHOLDERS.get(name))
+    for block in blocks_of(text):
+        page.run(block)
