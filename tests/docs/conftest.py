@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.files import make_files
+from tests.docs.files import make_files, with_recipes
 from tests.docs.models import MODELS, files_of
 from tests.hub.client import point_at
 from tests.hub.server import Hub, serving
@@ -33,8 +33,9 @@ def desk(page_hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     def prepare(text: str) -> Path:
         page_hub.repositories.clear()
+        named = with_recipes(text)
         for name in MODELS:
-            if name in text:
+            if name in named:
                 page_hub.make(name, files_of(name, models), private=False)
         directory = tmp_path / "desk"
         directory.mkdir()

@@ -43,6 +43,12 @@ def _folders(path: Path) -> None:
         _photo(folder / f"{at}.png", at)
 
 
+def _photos(path: Path) -> None:
+    path.mkdir()
+    for at in range(24):
+        _photo(path / f"{at}.png", at)
+
+
 def _clone(path: Path) -> None:
     path.symlink_to(ROOT / path.name)
 
@@ -56,9 +62,16 @@ FILES: dict[str, Callable[[Path], None]] = {
     "other.txt": _plain,
     "photo.png": _photo,
     "images": _folders,
+    "photos": _photos,
     "recipes": _clone,
     "tests": _clone,
 }
+
+
+def with_recipes(text: str) -> str:
+    """The page's text and that of the recipes that it names: they name models, too."""
+    named = [path for path in (ROOT / "recipes").glob("*.yaml") if path.name in text]
+    return "\n".join([text, *(path.read_text(encoding="utf-8") for path in named)])
 
 
 def make_files(text: str, directory: Path) -> None:

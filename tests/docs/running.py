@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import runpy
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -69,8 +70,19 @@ class Page:
             assert done.returncode == command.exit_code, f"{where}\n{done.stderr}"
             missing = first_missing(command.shown, done.stdout)
             assert missing is None, f"{where}\nnot printed: {missing}\n{done.stdout}"
+        elif words[0] == "python" and Path(words[1]).is_file():
+            _script(words[1:])
         else:
             check_only(words, where)
+
+
+def _script(words: list[str]) -> None:
+    """A program that the page has shown before, with its arguments."""
+    before, sys.argv = sys.argv, words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    finally:
+        sys.argv = before
 
 
 def _redirected(words: list[str]) -> tuple[list[str], str | None]:
