@@ -9,6 +9,7 @@ import pytest
 
 from tests.docs.files import make_files, with_recipes
 from tests.docs.models import MODELS, files_of
+from tests.docs.running import Made
 from tests.hub.client import point_at
 from tests.hub.server import Hub, serving
 
@@ -19,6 +20,11 @@ Desk = Callable[[str], Path]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the tiny models are made, each when a page first names it."""
     return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,9 @@ def _settle(directory: Path) -> None:
             module.reset_running_stats()
             module.momentum = None
     random = torch.Generator().manual_seed(0)
-    mean, std = (torch.tensor(_PROCESSOR[key])[:, None, None] for key in ("image_mean", "image_std"))
+    mean, std = (
+        torch.tensor(_PROCESSOR[key])[:, None, None] for key in ("image_mean", "image_std")
+    )
     with torch.no_grad():
         for _ in range(4):
             pixels = torch.rand(32, 3, 40, 40, generator=random)
