@@ -50,6 +50,7 @@ def test_formulas_are_mathml(site: Path) -> None:
         where = site / (page.parent if page.name == "index" else page) / "index.html"
         html = where.read_text(encoding="utf-8")
         assert html.count('display="block"') == formulas, path
+        assert not [one for one in re.findall(r"<math.*?</math>", html, re.S) if "\\" in one], path
         assert "arithmatex" not in html and "\\(" not in html, path
 
 
