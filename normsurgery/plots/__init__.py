@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from normsurgery.plots.scales import scale_pictures
 from normsurgery.plots.scores import score_pictures
 from normsurgery.plots.training import training_pictures
 
-__all__ = ["FOLDER", "Picture", "check_matplotlib", "pictures", "write_pictures"]
+__all__ = ["FOLDER", "Picture", "check_matplotlib", "pictures", "save", "write_pictures"]
 
 FOLDER = "plots"  # below an output
 _KINDS = (
@@ -34,7 +34,11 @@ def write_pictures(document: Mapping[str, Any], directory: str | Path) -> tuple[
 
     The same document gives the same bytes. Raises UsageError where matplotlib is not installed.
     """
-    found = pictures(document)
+    return save(pictures(document), directory)
+
+
+def save(found: Sequence[Picture], directory: str | Path) -> tuple[str, ...]:
+    """Write these pictures like `write_pictures`."""
     if not found:
         return ()
     check_matplotlib()

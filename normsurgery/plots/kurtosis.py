@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.plots.lines import AFTER, BEFORE, block_ticks, drawable, finite, scale_y
+from normsurgery.plots.lines import AFTER, BEFORE, block_ticks, drawable, finite, points, scale_y
 from normsurgery.plots.picture import BLACK, LETTERS, Picture, new_figure
-from normsurgery.plots.words import block_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,21 +44,17 @@ def kurtosis(rows: Rows, panels: Sequence[str]) -> Figure:
         _panel(axes, rows, panel)
         axes.set_title(f"Kurtosis, {_PANELS[panel]}")
     all_axes[-1].set_xlabel("block")
-    block_ticks(all_axes[-1])
+    block_ticks(all_axes[-1], len(rows))
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=2)
     return figure
 
 
 def _panel(axes: Axes, rows: Rows, panel: str) -> None:
-    at = [block_number(str(row["block"])) for row in rows]
-    places = [number if number is not None else i for i, number in enumerate(at)]
+    places = range(len(rows))
     for side, look in _SIDES.items():
-        axes.plot(
-            places, [drawable(_value(row, panel, side)) for row in rows], label=side,
-            color=look.colour, linestyle=look.line, marker=look.marker,
-            markersize=7 if len(rows) <= 24 else 4, gid=f"{panel}:{side}",
-        )  # fmt: skip
+        values = [drawable(_value(row, panel, side)) for row in rows]
+        points(axes, places, values, look, label=side, gid=f"{panel}:{side}")
     axes.axhline(NORMAL, color=BLACK, linestyle=":", linewidth=1.2)
     axes.annotate(
         "normal: 3", (1.0, NORMAL), xycoords=("axes fraction", "data"), xytext=(0, 3),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normsurgery.plots.picture import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_TICKS = 8
+_STEPS = (1, 2, 5, 10, 20, 50, 100)
+_CROWDED = 24  # markers on a line
 _SPREAD = 20.0  # times the least: from here on an axis is logarithmic
 
 
@@ -50,12 +53,14 @@ def drawable(value: float | None) -> float:
 
 def scale_y(axes: Axes, values: Iterable[float]) -> None:
     """A logarithmic axis where the values spread over more than an order of magnitude."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     positive = [value for value in values if value > 0]
     if positive and max(positive) > _SPREAD * min(positive):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        near = max(positive) < 100 * min(positive)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if near else (1.0,)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.locator_params(axis="y", nbins=5)
@@ -63,8 +68,19 @@ def scale_y(axes: Axes, values: Iterable[float]) -> None:
     axes.set_axisbelow(True)
 
 
-def block_ticks(axes: Axes) -> None:
-    """Few ticks, whole numbers."""
-    from matplotlib.ticker import MaxNLocator
+def block_ticks(axes: Axes, count: int) -> None:
+    """Few ticks, at numbers of blocks below `count`."""
+    step = next((step for step in _STEPS if count <= _TICKS * step), count)
+    axes.set_xticks(range(0, count, step))
 
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+
+def points(
+    axes: Axes, at: Sequence[float], values: Sequence[float], look: Look, **named: Any
+) -> None:
+    """A line with hollow markers, which one above another can be told apart."""
+    small = len(values) > _CROWDED
+    axes.plot(
+        list(at), list(values), color=look.colour, linestyle=look.line, marker=look.marker,
+        markersize=4 if small else 8, markerfacecolor="none", markeredgewidth=1.0 if small else 2.0,
+        linewidth=1.5, **named,
+    )  # fmt: skip

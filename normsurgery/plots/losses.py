@@ -31,7 +31,8 @@ _OTHER = (GREEN, "..")
 
 def loss_pictures(document: Document) -> Iterator[Picture]:
     """A panel for each domain, a group of bars for each quantile, a bar for each model."""
-    tables = {name: models_of(entry) for name, entry in (document.get("losses") or {}).items()}
+    entries = (document.get("losses") or {}).items()
+    tables = {_domain(name, entry): models_of(entry) for name, entry in entries}
     tables = {name: models for name, models in tables.items() if models}
     if not tables:
         return
@@ -45,6 +46,12 @@ def loss_pictures(document: Document) -> Iterator[Picture]:
         f"percentile and maximum of {listed(models)}.",
         lambda: losses(shown, models),
     )
+
+
+def _domain(name: str, entry: Mapping[str, Any]) -> str:
+    """A domain's name, with its text's where that is another."""
+    source = (entry.get("source") or {}).get("source")
+    return name if source in (None, name) else f"{name}: {source}"
 
 
 def models_of(entry: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:

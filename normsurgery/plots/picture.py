@@ -35,6 +35,7 @@ _STYLE: dict[str, Any] = {
     "lines.markersize": 7.0,
     "hatch.linewidth": 0.8,
     "figure.facecolor": "white",
+    "text.parse_math": False,  # a `$` in a name is a `$`
     "svg.fonttype": "path",
     "svg.hashsalt": "normsurgery",
 }
@@ -83,7 +84,8 @@ def styled() -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        settings: Any = matplotlib.rcParams
+        settings.update(_STYLE)
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.plots.lines import block_ticks, drawable, finite, nth, scale_y
+from normsurgery.plots.lines import block_ticks, drawable, finite, nth, points, scale_y
 from normsurgery.plots.picture import Picture, new_figure
 from normsurgery.plots.words import block_number, shortened, site_in_block
 
@@ -54,28 +54,28 @@ def scales(rows: Rows, places: Sequence[str]) -> Figure:
     sites = by_site(rows)
     legend = -(-len(sites) // 2)
     figure = new_figure(0.8 + 2.3 * len(places) + 0.28 * legend)
-    panels = figure.subplots(len(places), 1, sharex=True, squeeze=False)[:, 0]
+    panels = figure.subplots(len(places), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    blocks = _blocks(rows)
     for axes, key in zip(panels, places, strict=True):
-        _panel(axes, sites, key)
+        _panel(axes, sites, key, blocks)
         axes.set_title(PLACES[key])
+        scale_y(axes, finite(row.get(key) for row in rows for key in places))
     panels[-1].set_xlabel("block")
-    block_ticks(panels[-1])
+    block_ticks(panels[-1], blocks)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=2)
     return figure
 
 
-def _panel(axes: Axes, sites: Mapping[str, Rows], key: str) -> None:
-    numbers = [block_number(str(row["path"])) for rows in sites.values() for row in rows]
-    behind = max((number for number in numbers if number is not None), default=-1) + 1
-    for place, (site, rows) in enumerate(sites.items()):
-        look = nth(place)
+def _blocks(rows: Rows) -> int:
+    numbers = [block_number(str(row["path"])) for row in rows]
+    return max((number for number in numbers if number is not None), default=-1) + 1
+
+
+def _panel(axes: Axes, sites: Mapping[str, Rows], key: str, blocks: int) -> None:
+    """Norms outside of the blocks stand where the next block would."""
+    for order, (site, rows) in enumerate(sites.items()):
         at = [block_number(str(row["path"])) for row in rows]
-        axes.plot(
-            [behind if number is None else number for number in at],
-            [drawable(row.get(key)) for row in rows],
-            color=look.colour, linestyle=look.line, marker=look.marker,
-            markersize=7 if len(rows) <= 24 else 4,
-            label=shortened(site, _NAME), gid=f"{key}:{site}",
-        )  # fmt: skip
-    scale_y(axes, finite(row.get(key) for rows in sites.values() for row in rows))
+        places = [blocks if number is None else number for number in at]
+        values = [drawable(row.get(key)) for row in rows]
+        points(axes, places, values, nth(order), label=shortened(site, _NAME), gid=f"{key}:{site}")

@@ -28,7 +28,7 @@ def score_pictures(document: Document) -> Iterator[Picture]:
     if not methods:
         return
     dropped = sorted((document.get("blocks") or {}).get("dropped") or ())
-    went = f" The dropped blocks ({ranges(dropped)}) are framed." if _framed(rows, dropped) else ""
+    went = _went(rows, dropped)
     size = len(rows[0]["blocks"])
     what = "each block" if size == 1 else f"each run of {size} blocks"
     yield Picture(
@@ -38,6 +38,14 @@ def score_pictures(document: Document) -> Iterator[Picture]:
         f"light the dearest.{went}",
         lambda: block_scores(rows, dropped),
     )
+
+
+def _went(rows: Rows, dropped: Sequence[int]) -> str:
+    if not dropped:
+        return ""
+    if _framed(rows, dropped):
+        return f" The dropped blocks ({ranges(dropped)}) are framed."
+    return f" Dropped were {ranges(dropped)}, no such run."
 
 
 def drawn_scores(scores: Rows) -> Rows:

@@ -19,7 +19,8 @@ SMOOTHED = 120  # steps from which on a mean over neighbours is drawn
 _MEANS = 40  # windows in such a run
 # Rows of the strip below, in the order in which a schedule goes through them.
 _KINDS = {"mlp": "MLP", "qk": "query, key", "v": "value", "inner": "inner", "final": "final"}
-_MERGES = "special σ̂"
+# Scales of special tokens that merge into the others', by the event's name for them.
+_MERGES = {"end": "end of text", "first": "position 0"}
 _OTHER = "norms"
 
 
@@ -65,10 +66,12 @@ def removal_marks(document: Document) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for event in document.get("events") or ():
         for path in event["paths"]:
-            merge = event["action"] == "merge"
-            row = _MERGES if merge else _KINDS.get(kinds.get(path, ""), _OTHER)
+            names, key = (
+                (_MERGES, path) if event["action"] == "merge" else (_KINDS, kinds.get(path))
+            )
+            row = names.get(key or "", _OTHER)
             found.setdefault(row, []).append(event["step"])
-    order = [*_KINDS.values(), _OTHER, _MERGES]
+    order = [*_KINDS.values(), _OTHER, *_MERGES.values()]
     return {row: found[row] for row in order if row in found}
 
 
@@ -132,7 +135,7 @@ def _strip(axes: Axes, marks: Mapping[str, Sequence[int]]) -> None:
     axes.set_ylim(len(marks) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title("norm removed at", fontsize=LETTERS - 1, color=GREY)
+    axes.set_title("gone at (position 0, end of text: merged)", fontsize=LETTERS - 1, color=GREY)
 
 
 def _rolled_back(axes: Axes, rollbacks: Sequence[Mapping[str, Any]]) -> None:
