@@ -28,6 +28,7 @@ _READ: dict[str, Types] = {
     "tokens": _COUNT,
     "max_length": _COUNT,
 }
+_DRAWN: dict[str, Types] = {"plots": _FLAG}
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 # Keys outside the steps → the types they take; None in a recipe always means the default.
@@ -89,6 +90,7 @@ SURGERIES: Mapping[str, Surgery] = {
             "heal": _TEXT,
             **_READ,
             "other_data": _TEXT,
+            **_DRAWN,
             **_STORED,
         },
         needed=("drop",),
@@ -112,6 +114,7 @@ SURGERIES: Mapping[str, Surgery] = {
             "rotation": _TEXT,
             "data": _TEXT,
             "reference": _TEXT,
+            **_DRAWN,
             **_STORED,
         },
         needed=("what",),
@@ -136,6 +139,7 @@ SURGERIES: Mapping[str, Surgery] = {
             "lora_rank": _COUNT,
             "save_every": _COUNT,
             "resume": _FLAG,
+            **_DRAWN,
             **_STORED,
         },
         needed=("teacher",),
@@ -160,6 +164,7 @@ SURGERIES: Mapping[str, Surgery] = {
             "save_every": _COUNT,
             "resume": _FLAG,
             "report_to": _TEXT,
+            **_DRAWN,
             **_STORED,
         },
         choices={

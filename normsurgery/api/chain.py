@@ -99,6 +99,8 @@ def _combined(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "steps": [_step(number, document) for number, document in enumerate(documents, 1)],
         "verification": _verification(documents),
     }
+    if any("plots" in document for document in documents):
+        found["plots"] = _plots(documents)
     if "files" in found:
         found["files"] = {**found["files"], "source": documents[0]["files"]["source"]}
     if "seconds" in found:
@@ -117,6 +119,15 @@ def _notes(documents: Sequence[Mapping[str, Any]]) -> list[str]:
             None
         )
     return list(notes)
+
+
+def _plots(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every step's pictures; each step carried those before it over."""
+    return [
+        {**one, "title": f"Step {number}: {one['title']}"}
+        for number, document in enumerate(documents, 1)
+        for one in document.get("plots", ())
+    ]
 
 
 def _step(number: int, document: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def fold(
     reference: str | Path | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    plots: bool = False,
     progress: Progress | None = None,
 ) -> FoldResult:
     """Fold gains, biases, scales and normalizations into the weights beside them, exactly.
@@ -65,8 +66,9 @@ def fold(
     result opens in the source's class. Or `recalibrate` alone: BatchNorm statistics measured anew
     on `data` after a lossy step, judged by labels or by `reference`, the original.
     untie: give a tied head a table of its own first, so that the last norm folds into it.
-    rotation: which orthogonal matrices `rotate` uses. data: text to verify on; for `recalibrate`
-    images, sounds or arrays.
+    rotation: which orthogonal matrices `rotate` uses. plots: draw the stream's outliers before and
+    after it into output/plots, and show them in the card. data: text to verify on; for
+    `recalibrate` images, sounds or arrays.
     Each fold is found by a trace and pushes on a tiny twin, and all are proved there together in
     float64; what a fold leaves is named with the reason.
     Raises UsageError for a fold that does not exist, UnsupportedModelError with the reasons where
@@ -77,7 +79,7 @@ def fold(
     _check(dtype, rotation)
     writing = Writing(
         Path(output), overwrite, max_shard_size, keep_failed, allow_nonfinite, allow_pickle, seed,
-        progress or Silent(),
+        progress or Silent(), plots,
     )  # fmt: skip
     checkpoint = writing.open_source(model)
     if asked == (RECALIBRATE,):

@@ -61,6 +61,7 @@ def heal(
     dry_run: bool = False,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    plots: bool = False,
     progress: Progress | None = None,
 ) -> HealResult:
     """Train a model that was cut, converted or rewritten towards the original it was made from.
@@ -69,7 +70,8 @@ def heal(
     ("lora"); head, final norm and the last three blocks ("head+last3"); or everything ("full").
     ce, kl, hidden: weights of cross-entropy, KL to the teacher at a temperature, and the error of
     the stream at kept blocks. Weights train in float32 and are stored in the model's own names,
-    shards and dtype. An interrupted run goes on with resume=True, to the same weights.
+    shards and dtype. plots: draw the training and the losses into output/plots, and show them in
+    the card. An interrupted run goes on with resume=True, to the same weights.
     In several processes (`accelerate launch`) only the main one writes; the others' documents have
     no losses and no verification.
     Sources: arXiv 2403.17887, 2411.15558.
@@ -86,7 +88,7 @@ def heal(
     )  # fmt: skip
     writing = Writing(
         Path(output), overwrite, max_shard_size, keep_failed, allow_nonfinite, allow_pickle, seed,
-        progress or Silent(),
+        progress or Silent(), plots,
     )  # fmt: skip
     asked = {"data": data, "text_column": text_column, "tokens": tokens, "max_length": max_length}
     job = _job(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,6 @@ from normsurgery.api.writing import Writing
 from normsurgery.calibrate.fit.sequential import Fitted
 from normsurgery.checkpoint import Checkpoint
 from normsurgery.errors import UnsupportedModelError, UsageError, VerificationError
-from normsurgery.report.heatmap import block_scores_png
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.arrange import Arrangement
 from normsurgery.surgery.block_lists import parse_drop
@@ -34,7 +32,6 @@ Substitute = Literal["none", "replaceme", "refit", "merge"]
 Objective = Literal["squares", "cosine"]
 Heal = Literal["none", "sequential"]
 
-HEAT_MAP = "scores.png"
 NOTHING_FITTED = (
     "nothing was fitted: no writer of a block that stays could be set, or none lowered the error "
     "on held-out text; the result is the plain drop"
@@ -74,6 +71,7 @@ def prune(
     allow_nonfinite: bool = False,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    plots: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Drop blocks of a stack; optionally fit what is left to what went, without gradients.
@@ -84,7 +82,9 @@ def prune(
     ReplaceMe's linear map, its writers refitted, or its heads and neurons exchanged for theirs
     where that is better. heal: every later block refitted in order.
     data, text_column, tokens, max_length: the text that is measured (`calibrate.text.sources`).
-    other_data: another domain that losses are reported on. Contract: fitted, or lossy where
+    other_data: another domain that losses are reported on. explain: score every run of blocks,
+    also where they are named, and draw them: plots=True, which draws all that was measured into
+    output/plots and shows it in the card. Contract: fitted, or lossy where
     nothing is fitted. An interrupted measurement goes on where it was when the same is asked
     again. In several processes (torchrun, `accelerate launch`) the text is shared, and the first
     one writes.
@@ -97,7 +97,7 @@ def prune(
         stored_dtype(dtype)
     writing = Writing(
         Path(output), overwrite, max_shard_size, keep_failed, allow_nonfinite, allow_pickle, seed,
-        progress or Silent(),
+        progress or Silent(), plots or explain,
     )  # fmt: skip
     checkpoint = writing.open_source(model)
     examination = examine(checkpoint, trust_remote_code=trust_remote_code)
@@ -134,8 +134,6 @@ def _pruned(
     result, receipts = stored_as(result, receipts, dtype)
     document = _document(pruning, choice, arrangement, proof, fitted, receipts)
     document["notes"] += notes
-    if pruning.request.explain and choice.drawn:
-        result = result.with_files({HEAT_MAP: _drawn(choice)})
     if dry_run:
         contract = "fitted" if pruning.request.fits else "lossy"
         return document | {"plan": writing.plan(pruning.checkpoint, result, receipts, contract)}
@@ -185,14 +183,6 @@ def _document(
 def _usual(substitute: str, heal: str) -> Method:
     """What no score tells before the fit, a trial does; where nothing is fitted, angles."""
     return "angular" if substitute == heal == "none" else "trial"
-
-
-def _drawn(choice: Choice) -> bytes:
-    """The scores of windows as a PNG."""
-    with tempfile.TemporaryDirectory(prefix="normsurgery-scores-") as scratch:
-        path = Path(scratch, HEAT_MAP)
-        block_scores_png(choice.drawn, path, dropped=choice.dropped)
-        return path.read_bytes()
 
 
 def _contract(fitted: Fitted) -> str:

@@ -14,6 +14,7 @@ from normsurgery.api.removal.task import described, open_task, planned
 from normsurgery.api.removal.training import finetuned
 from normsurgery.api.result import Result
 from normsurgery.api.writing import Writing
+from normsurgery.errors import UsageError
 from normsurgery.report.progress import Progress, Silent
 
 
@@ -57,6 +58,7 @@ def remove_ln(
     dry_run: bool = False,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    plots: bool = False,
     progress: Progress | None = None,
 ) -> RemoveLnResult:
     """Replace every norm of a pre-norm language model by a division by one frozen scalar.
@@ -70,6 +72,7 @@ def remove_ln(
     constant; "partial" is for fewer sites. schedule: "auto", a published one by name, or a YAML
     file. control: the same training for the untouched model; None where it costs little. tokens:
     to train on, or to calibrate on; None is the schedule's own number, 3,000,000, or 50,000.
+    plots: draw the training, the scales and the losses into output/plots, for the card.
     An interrupted run goes on with resume=True, to the same weights. In several processes
     (`accelerate launch`) only the main one writes; the others' documents have no losses.
     Sources: arXiv 2507.02559, 2409.13710.
@@ -78,6 +81,10 @@ def remove_ln(
     written), VerificationError where the saved files are not the model that trained.
     """
     started = time.monotonic()
+    if plots and not (finetune or one_shot):
+        raise UsageError(
+            "--plots draws into the output, and a preview writes none", "--finetune or --one-shot"
+        )
     request = RemovalRequest(
         finetune, one_shot, data, text_column, other_data, tokens, max_length, str(schedule),
         RemovalRequest.words(sites), export, control, teacher, lr, batch_size,
@@ -86,7 +93,7 @@ def remove_ln(
     )  # fmt: skip
     writing = Writing(
         Path(output), overwrite, max_shard_size, keep_failed, allow_nonfinite, allow_pickle, seed,
-        progress or Silent(),
+        progress or Silent(), plots,
     )  # fmt: skip
     task = open_task(model, writing, request)
     document = described(task)

@@ -12,6 +12,7 @@ from typing import Any
 from normsurgery.anatomy.runtime import single_thread
 from normsurgery.api.asked import resolved_recipe
 from normsurgery.api.document import peak_memory_bytes
+from normsurgery.api.plotting import drawn
 from normsurgery.api.sizes import parse_size
 from normsurgery.checkpoint import (
     Checkpoint,
@@ -24,6 +25,7 @@ from normsurgery.checkpoint import (
     write_weights,
 )
 from normsurgery.errors import VerificationError
+from normsurgery.plots import check_matplotlib
 from normsurgery.report.card import model_card
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.receipt import Receipt, config_changes
@@ -37,7 +39,8 @@ _NOT_IN_PAPERS = ("output", "seconds", "peak_memory_bytes")
 
 @dataclass(frozen=True)
 class Writing:
-    """How a result is written. max_shard_size: as the option spells it."""
+    """How a result is written. max_shard_size: as the option spells it. plots: whether pictures
+    of what was measured are drawn."""
 
     output: Path
     overwrite: bool = False
@@ -47,12 +50,16 @@ class Writing:
     allow_pickle: bool = False
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
+    plots: bool = False
 
     def open_source(self, model: str | Path) -> Checkpoint:
         """The source, once it is clear that the output can be written.
 
-        Raises UsageError for a bad size or a destination that exists or holds the source.
+        Raises UsageError for a bad size, a destination that exists or holds the source, and for
+        pictures where matplotlib is not installed.
         """
+        if self.plots:
+            check_matplotlib()
         parse_size(self.max_shard_size)
         check_destination(self.output, overwrite=self.overwrite, source=None)  # before a download
         checkpoint = open_checkpoint(model, allow_pickle=self.allow_pickle)
@@ -103,11 +110,12 @@ class Writing:
         ) as staging:
             files = self._weights(result, staging.path)
             verification = verify(staging.path)
-            added = {"output": str(self.output), "verification": verification}
-            _write_papers(
-                staging.path, source, {**document, **(beside or {}), **added}, files,
-                seed=self.seed, notes=notes,
-            )  # fmt: skip
+            added: dict[str, Any] = {"output": str(self.output), "verification": verification}
+            papers = {**document, **(beside or {}), **added}
+            if self.plots:
+                added["plots"], pictures = drawn(papers, staging.path)
+                papers["plots"], files = added["plots"], [*files, *pictures]
+            _write_papers(staging.path, source, papers, files, seed=self.seed, notes=notes)
             if verification["verdict"] == "fail":
                 self._fail(staging, verification)
             staging.publish()

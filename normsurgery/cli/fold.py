@@ -18,6 +18,7 @@ def fold(
     rotation: o.Rotation = "hadamard",
     dtype: o.DType = None,
     max_shard_size: o.MaxShardSize = None,
+    plots: o.Plots = False,
     overwrite: o.Overwrite = False,
     verify: o.Verify = True,
     data: o.FoldData = None,
@@ -71,6 +72,7 @@ def fold(
             reference=reference,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            plots=plots,
             progress=progress,
         )
     asked = Asked(model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)

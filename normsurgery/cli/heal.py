@@ -37,6 +37,7 @@ def heal(
     resume: o.Resume = False,
     dtype: o.DType = None,
     max_shard_size: o.MaxShardSize = None,
+    plots: o.Plots = False,
     overwrite: o.Overwrite = False,
     verify: o.Verify = True,
     keep_failed: o.KeepFailed = False,
@@ -98,6 +99,7 @@ def heal(
             dry_run=dry_run,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            plots=plots,
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the main one speaks

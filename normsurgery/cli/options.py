@@ -145,7 +145,8 @@ Iterative = Annotated[
     ),
 ]
 Explain = Annotated[
-    bool, typer.Option("--explain", help="Show the scores of every run of blocks, and draw them.")
+    bool,
+    typer.Option("--explain", help="Show the scores of every run of blocks; includes --plots."),
 ]
 Substitute = Annotated[
     SubstituteName,
@@ -329,6 +330,12 @@ AllowNonfinite = Annotated[
 ]
 Health = Annotated[
     bool, typer.Option("--health", help="Read every weight: count NaN, Inf and all-zero tensors.")
+]
+Plots = Annotated[
+    bool,
+    typer.Option(
+        "--plots", help="Draw what was measured into OUT/plots (PNG, SVG), and show it in the card."
+    ),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", "-f", help="Replace OUT once the new one is complete.")

@@ -30,6 +30,7 @@ def prune(
     other_data: o.OtherData = None,
     dtype: o.DType = None,
     max_shard_size: o.MaxShardSize = None,
+    plots: o.Plots = False,
     overwrite: o.Overwrite = False,
     verify: o.Verify = True,
     keep_failed: o.KeepFailed = False,
@@ -87,6 +88,7 @@ def prune(
             allow_nonfinite=allow_nonfinite,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            plots=plots,
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks

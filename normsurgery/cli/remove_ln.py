@@ -38,6 +38,7 @@ def remove_ln(
     report_to: r.ReportTo = "none",
     dtype: o.DType = None,
     max_shard_size: o.MaxShardSize = None,
+    plots: o.Plots = False,
     overwrite: o.Overwrite = False,
     verify: o.Verify = True,
     keep_failed: o.KeepFailed = False,
@@ -99,6 +100,7 @@ def remove_ln(
             dry_run=dry_run,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
+            plots=plots,
             progress=progress,
         )
     if os.environ.get("RANK", "0") == "0":  # of several processes the main one speaks

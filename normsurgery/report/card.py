@@ -22,6 +22,7 @@ from normsurgery.report.folding import fold_heading, fold_markdown
 from normsurgery.report.front_matter import merged, split
 from normsurgery.report.loading import custom_code, loading_lines
 from normsurgery.report.markdown import cell, row
+from normsurgery.report.plots import plots_markdown
 
 CONTRACTS = {
     "exact": "**exact**: the same function in real arithmetic. What remains is rounding: each "
@@ -57,7 +58,9 @@ RELATION = "finetune"
 
 
 # What a card says between contracts and verification, by kind of surgery.
-_SECTIONS = (batch_norm_markdown, removal_markdown, fold_markdown, depth_markdown)
+_SECTIONS = (
+    batch_norm_markdown, removal_markdown, fold_markdown, depth_markdown, plots_markdown
+)  # fmt: skip
 
 
 def model_card(

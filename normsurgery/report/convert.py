@@ -12,6 +12,7 @@ from normsurgery.report.fold_bn import batch_norm_facts, batch_norm_sections
 from normsurgery.report.folding import fold_sections
 from normsurgery.report.loading import loading_lines
 from normsurgery.report.numbers import figure, file_size, memory_size, short_count
+from normsurgery.report.plots import plots_facts
 from normsurgery.report.prune import depth_facts, depth_sections
 from normsurgery.report.recipe import recipe_sections
 from normsurgery.report.removal import removal_facts, removal_sections
@@ -37,6 +38,7 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
                 *batch_norm_facts(document),
                 *depth_facts(document),
                 *removal_facts(document),
+                *plots_facts(document),
             ]
         ),
     ]

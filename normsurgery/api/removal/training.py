@@ -24,6 +24,8 @@ from normsurgery.train.removal.plan import Plan
 from normsurgery.train.removal.run import Removed, remove_norms_by_training
 from normsurgery.train.work import begin_run, check_run, end_run, last_checkpoint, work_directory
 
+_CURVES = ("loss", "ce", "rollbacks")  # in the document, and not again in the receipt
+
 
 def finetuned(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     """Train, write, verify and publish; what this adds to the document.
@@ -51,7 +53,7 @@ def finetuned(task: Task, document: Mapping[str, Any]) -> dict[str, Any]:
     if not removed.main:
         return added
     measured = {"original": original(task, domains), **control.measured}
-    about = {key: value for key, value in added["training"].items() if key not in ("loss", "ce")}
+    about = {key: value for key, value in added["training"].items() if key not in _CURVES}
     frozen = Frozen(
         removed.model, removed.removal, {name: removed.state[name] for name in removed.changed},
         {**about, "sites": list(task.request.sites)}, (*notes, *removed.notes), measured,
@@ -143,6 +145,7 @@ def _training(task: Task, removed: Removed, domains: Domains) -> dict[str, Any]:
         "text": domains.training.about,
         "teacher": task.budget.teacher,
         "retries": removed.retries,
+        "rollbacks": [one.to_dict() for one in removed.rollbacks],
         "final": removed.final,
         "loss": [list(point) for point in removed.loss],
         "ce": [list(point) for point in removed.ce],

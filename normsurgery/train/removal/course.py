@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from normsurgery.train.removal.events import Event, steps_needed
 from normsurgery.train.removal.schedule import Schedule
@@ -14,17 +14,33 @@ from normsurgery.train.removal.schedule import Schedule
 _SETTLE = 0.1
 
 
+class Rollback(NamedTuple):
+    """A time that a run diverged, after `step` optimizer steps, and went back to step `back_to`.
+
+    paths: of the event that had come before.
+    """
+
+    step: int
+    back_to: int
+    paths: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "back_to": self.back_to, "paths": list(self.paths)}
+
+
 @dataclass(frozen=True)
 class Course:
     """What a run does, as a schedule planned it and retries changed it.
 
     steps: of the run. retries: times it diverged and went back. notes: what there is to say of it.
+    rollbacks: one for each of these times.
     """
 
     events: tuple[Event, ...]
     steps: int
     retries: int = 0
     notes: tuple[str, ...] = ()
+    rollbacks: tuple[Rollback, ...] = ()
 
     @property
     def first(self) -> int:
@@ -53,12 +69,16 @@ class Course:
     def noting(self, *notes: str) -> Course:
         return replace(self, notes=(*self.notes, *notes))
 
+    def going_back(self, rollback: Rollback) -> Course:
+        return replace(self, rollbacks=(*self.rollbacks, rollback))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "events": [event.to_dict() for event in self.events],
             "steps": self.steps,
             "retries": self.retries,
             "notes": list(self.notes),
+            "rollbacks": [one.to_dict() for one in self.rollbacks],
         }
 
     @staticmethod
@@ -68,4 +88,8 @@ class Course:
             values["steps"],
             values["retries"],
             tuple(values["notes"]),
+            tuple(
+                Rollback(one["step"], one["back_to"], tuple(one["paths"]))
+                for one in values.get("rollbacks", ())  # a run of an older version has none
+            ),
         )

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from normsurgery.errors import SurgeryError
 from normsurgery.train.arguments import is_main_process
-from normsurgery.train.removal.course import Course
+from normsurgery.train.removal.course import Course, Rollback
 from normsurgery.train.removal.schedule import Schedule
 from normsurgery.train.work import checkpoints
 
@@ -98,7 +98,8 @@ def go_back(
         f"{said}; after {', '.join(culprit.paths)} went at step {culprit.step}. It went back to "
         f"step {start}, with the gaps from there on doubled{longer}"
     )
-    return slower.noting(note), dict(found).get(start)
+    rollback = Rollback(failure.step, start, culprit.paths)
+    return slower.noting(note).going_back(rollback), dict(found).get(start)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,7 +23,7 @@ from normsurgery.train.arguments import is_main_process
 from normsurgery.train.norms.attach import Removal, attach
 from normsurgery.train.options import LossWeights
 from normsurgery.train.removal.clock import Clock
-from normsurgery.train.removal.course import Course
+from normsurgery.train.removal.course import Course, Rollback
 from normsurgery.train.removal.events import Event, events
 from normsurgery.train.removal.guard import DivergedError, Guard, go_back
 from normsurgery.train.removal.options import RemovalOptions
@@ -49,13 +49,14 @@ from normsurgery.train.trainer import (
 class Removed(Trained):
     """What a removal made. model: attached, every path frozen; `removal.detach()` undoes that.
 
-    events: what was carried out, in order. retries: times the run went back. ce: cross-entropy of
-    each step. plan: with the measured time.
+    events: what was carried out, in order. retries: times the run went back. rollbacks: each
+    of these. ce: cross-entropy of each step. plan: with the measured time.
     """
 
     removal: Removal
     events: tuple[Event, ...]
     retries: int
+    rollbacks: tuple[Rollback, ...]
     ce: list[tuple[int, float]]
     plan: Plan
 
@@ -191,6 +192,7 @@ class _Attempt:
             state=whole_state(trainer), changed=tuple(changed), trainable_parameters=count,
             notes=self.course.notes, model=model.eval(), main=trainer.is_world_process_zero(),
             removal=self._removal, events=tuple(clock.carried), retries=self.course.retries,
+            rollbacks=self.course.rollbacks,
             ce=[(int(entry["step"]), float(entry["ce"])) for entry in log if "ce" in entry],
             plan=replace(plan, seconds=tells.seconds), **history(trainer.state),
         )  # fmt: skip
