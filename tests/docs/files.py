@@ -43,6 +43,12 @@ def _folders(path: Path) -> None:
         _photo(folder / f"{at}.png", at)
 
 
+def _photos(path: Path) -> None:
+    path.mkdir()
+    for at in range(24):
+        _photo(path / f"{at}.png", at)
+
+
 def _clone(path: Path) -> None:
     path.symlink_to(ROOT / path.name)
 
@@ -56,6 +62,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "other.txt": _plain,
     "photo.png": _photo,
     "images": _folders,
+    "photos": _photos,
     "recipes": _clone,
     "tests": _clone,
 }

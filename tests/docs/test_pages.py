@@ -10,8 +10,16 @@ from tests.docs.conftest import Desk
 from tests.docs.pages import ROOT, blocks_of, pages
 from tests.docs.running import Page
 
-# What the README's synopses stand for.
-PLACEHOLDERS = {"README.md": {"MODEL": "openai-community/gpt2"}}
+# Words of a page's commands and what is run for them: what the README's synopses stand for, and
+# fewer tokens and steps, since the models are tiny and time is short.
+PLACEHOLDERS = {
+    "README.md": {"MODEL": "openai-community/gpt2"},
+    "docs/tutorials/depth.md": {
+        "65536": "1024", "16384": "1024", "200000": "4096", "128": "64", "40": "4",
+    },
+    "docs/tutorials/interpretability.md": {"300000": "4096", "50000": "1024"},
+    "docs/tutorials/serving.md": {"65536": "1024", "256": "64"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: str(path.relative_to(ROOT)))
