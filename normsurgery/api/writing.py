@@ -25,6 +25,7 @@ from normsurgery.checkpoint import (
     write_weights,
 )
 from normsurgery.errors import VerificationError
+from normsurgery.hub.outputs import PAPERS
 from normsurgery.plots import check_matplotlib
 from normsurgery.report.card import model_card
 from normsurgery.report.progress import Progress, Silent
@@ -170,7 +171,8 @@ def _write_papers(
     papers = dict(document)
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
-        "result": {record.name: record.sha256 for record in files},
+        # The papers of a source that is an output itself are replaced below.
+        "result": {record.name: record.sha256 for record in files if record.name != PAPERS},
     }
     papers["versions"] = _versions()
     papers["seed"] = seed
@@ -187,7 +189,7 @@ def write_papers(
     """surgery.json and the model card of a staged directory; a card's odd bytes are kept."""
     papers = {key: value for key, value in document.items() if key not in _NOT_IN_PAPERS}
     text = json.dumps(papers, indent=2, ensure_ascii=False) + "\n"
-    (staged / "surgery.json").write_text(text, encoding="utf-8")
+    (staged / PAPERS).write_text(text, encoding="utf-8")
     card = model_card(papers, source_card, notes=notes)
     (staged / "README.md").write_text(card, encoding="utf-8", errors="surrogateescape")
 

@@ -56,6 +56,9 @@ SPECS: dict[str, Spec] = {
     "google-bert/bert-base-uncased": _text("BertForMaskedLM", "BertConfig", _TEXT),
     "meta-llama/Llama-2-7b-hf": _text("LlamaForCausalLM", "LlamaConfig", _LLAMA),
     "meta-llama/Llama-3.1-8B": _text("LlamaForCausalLM", "LlamaConfig", _LLAMA),
+    "meta-llama/Llama-3.2-1B": _text(
+        "LlamaForCausalLM", "LlamaConfig", _LLAMA, tie_word_embeddings=True
+    ),
     "mistralai/Mistral-7B-v0.1": _text("MistralForCausalLM", "MistralConfig", _LLAMA),
     "Qwen/Qwen3-0.6B": _text(
         "Qwen3ForCausalLM", "Qwen3Config", _LLAMA, head_dim=8, tie_word_embeddings=True

@@ -63,9 +63,13 @@ def _new_output(words: list[str]) -> Path | None:
 class Page:
     """One page's run: its working directory is the process's, Python blocks share their names."""
 
-    def __init__(self, name: str, made: Made | None = None) -> None:
+    def __init__(
+        self, name: str, made: Made | None = None, instead: dict[str, str] | None = None
+    ) -> None:
+        """instead: words of a command → what is run for them."""
         self.name = name
         self.made = made
+        self.instead = instead or {}
         self.commands = 0
         self._module = ModuleType("page")
         sys.modules["page"] = self._module
@@ -92,7 +96,7 @@ class Page:
 
     def _command(self, command: Command, where: str) -> None:
         self.commands += 1
-        words = command.words
+        words = [self.instead.get(word, word) for word in command.words]
         where = f"{where}: {' '.join(words)}"
         if words[0] == "normsurgery":
             words, target = _redirected(words[1:])
