@@ -10,7 +10,8 @@ from tests.docs.conftest import Desk
 from tests.docs.pages import ROOT, blocks_of, pages
 from tests.docs.running import Made, Page
 
-# Words of a page's commands and what is run for them: fewer tokens and steps, since the models are tiny and time is short.
+# Words of a page's commands and what is run for them: fewer tokens and steps, since the models are
+# tiny and time is short.
 PLACEHOLDERS = {
     "docs/tutorials/depth.md": {
         "65536": "1024", "16384": "1024", "200000": "4096", "128": "64", "40": "4",
