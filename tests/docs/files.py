@@ -6,6 +6,7 @@ import json
 import lzma
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +30,17 @@ def _lines(path: Path) -> None:
     path.write_text("".join(json.dumps({"text": part}) + "\n" for part in parts))
 
 
-def _photo(path: Path, seed: int = 0) -> None:
+def picture(seed: int) -> Any:
+    """A small picture of noise."""
     from PIL import Image
 
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    )
+
+
+def _photo(path: Path, seed: int = 0) -> None:
+    picture(seed).save(path)
 
 
 def _folders(path: Path) -> None:

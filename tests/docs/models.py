@@ -17,6 +17,7 @@ from transformers import AutoModelForImageClassification
 
 from tests.batchnorm_families import BATCH_NORM_FAMILIES
 from tests.conftest import TRAINED
+from tests.docs.files import picture
 from tests.families import FAMILIES, build_spec
 from tests.native.families import FAMILIES as NATIVE
 
@@ -118,6 +119,24 @@ def _built(name: str) -> Callable[[Path], None]:
     return make
 
 
+def _resnet(directory: Path) -> None:
+    """The statistics of its norms are those of the pictures that pages name, as if it knew them."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    build_spec(SPECS["microsoft/resnet-50"], directory)
+    (directory / "preprocessor_config.json").write_text(json.dumps(_PROCESSOR))
+    model = AutoModelForImageClassification.from_pretrained(directory).train()
+    processor = AutoImageProcessor.from_pretrained(directory)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # a plain mean over the batches
+            module.reset_running_stats()
+    with torch.no_grad():
+        model(**processor([picture(seed) for seed in range(24)], return_tensors="pt"))
+    model.eval().save_pretrained(directory)
+
+
 def _shipped(directory: Path) -> None:
     shutil.copytree(TRAINED, directory)
 
@@ -126,6 +145,7 @@ def _shipped(directory: Path) -> None:
 MODELS: dict[str, Callable[[Path], None]] = {
     "openai-community/gpt2": _shipped,
     **{name: _built(name) for name in SPECS},
+    "microsoft/resnet-50": _resnet,
 }
 
 
