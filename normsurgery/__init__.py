@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from normsurgery.api.arrange import arrange as arrange
     from normsurgery.api.bench import BenchResult as BenchResult
     from normsurgery.api.bench import bench as bench
+    from normsurgery.api.card import CardResult as CardResult
+    from normsurgery.api.card import card as card
     from normsurgery.api.convert import ConvertResult as ConvertResult
     from normsurgery.api.convert import convert as convert
     from normsurgery.api.doctor import DoctorResult as DoctorResult
@@ -55,6 +57,7 @@ __version__ = VERSION
 _HOME_OF = {
     "ArrangeResult": "api.arrange",
     "BenchResult": "api.bench",
+    "CardResult": "api.card",
     "CheckpointError": "errors",
     "ConvertResult": "api.convert",
     "DoctorResult": "api.doctor",
@@ -76,6 +79,7 @@ _HOME_OF = {
     "VerifyResult": "api.verify",
     "arrange": "api.arrange",
     "bench": "api.bench",
+    "card": "api.card",
     "convert": "api.convert",
     "doctor": "api.doctor",
     "eval": "api.eval",

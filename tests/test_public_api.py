@@ -14,6 +14,7 @@ FUNCTIONS = [
     *[
         "arrange",
         "bench",
+        "card",
         "convert",
         "doctor",
         "eval",
@@ -30,6 +31,7 @@ FUNCTIONS = [
 ]
 NAMES = [
     *[
+        "CardResult",
         "CheckpointError",
         "ConvertResult",
         "DoctorResult",

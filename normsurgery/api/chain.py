@@ -48,7 +48,7 @@ def run_chain(recipe: Recipe, steps: Sequence[RecipeStep], call: Call) -> dict[s
             entry.rename(staging.path / entry.name)
         recorded = _combined(papers)
         recorded["recipe"] = _recorded(source, recipe, steps, papers)
-        write_papers(staging.path, recorded, _card(source), notes=recorded["notes"])
+        write_papers(staging.path, recorded, _card(source), notes=_limits(papers, recorded))
         staging.publish()
     return {**_combined(documents), "output": str(output)}
 
@@ -119,6 +119,12 @@ def _notes(documents: Sequence[Mapping[str, Any]]) -> list[str]:
             None
         )
     return list(notes)
+
+
+def _limits(papers: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any]) -> list[str]:
+    """What the card says is not guaranteed: every step's, each once."""
+    steps = [note for one in papers for note in one["card"]["not_guaranteed"]]
+    return list(dict.fromkeys([*steps, *recorded["notes"]]))
 
 
 def _plots(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -17,21 +17,28 @@ from normsurgery.surgery.receipt import Receipt
 from normsurgery.verify import ModelSource, VerifyOptions, judge, run_reference
 
 FORM = "stock"
+_OWN_CODE = "transformers_modules"  # where transformers imports modeling files of checkpoints
 
 
 def target_document(examination: Examination, why: str) -> dict[str, Any]:
-    """The `target` of a result that opens in the source's class, with no code beside it."""
+    """The `target` of a result that opens in the source's class.
+
+    That is a class of transformers, with no code beside it, or the checkpoint's own, whose
+    modeling files go with it.
+    """
     name = examination.model_class.__name__
+    own_code = examination.model_class.__module__.split(".")[0] == _OWN_CODE
     classes = auto_classes(examination.config, examination.model_class)
     own = [auto for auto, named in classes.items() if named == name]
     return {
-        "form": FORM,
+        "form": "graft" if own_code else FORM,
         "architecture": name,
         "auto_class": main_auto_class(classes, name),
         "auto_classes": own,
         "engines": ["transformers"],
         "why": why,
         "alternatives": [],
+        "modeling_file": own_code,
     }
 
 

@@ -27,7 +27,7 @@ from normsurgery.checkpoint import (
 from normsurgery.errors import VerificationError
 from normsurgery.hub.outputs import PAPERS
 from normsurgery.plots import check_matplotlib
-from normsurgery.report.card import model_card
+from normsurgery.report.card import card_record, model_card
 from normsurgery.report.progress import Progress, Silent
 from normsurgery.surgery.receipt import Receipt, config_changes
 from normsurgery.version import VERSION
@@ -188,6 +188,7 @@ def write_papers(
 ) -> None:
     """surgery.json and the model card of a staged directory; a card's odd bytes are kept."""
     papers = {key: value for key, value in document.items() if key not in _NOT_IN_PAPERS}
+    papers["card"] = card_record(papers, source_card, notes)
     text = json.dumps(papers, indent=2, ensure_ascii=False) + "\n"
     (staged / PAPERS).write_text(text, encoding="utf-8")
     card = model_card(papers, source_card, notes=notes)

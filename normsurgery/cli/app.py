@@ -8,6 +8,7 @@ import typer
 
 from normsurgery.cli.arrange import arrange
 from normsurgery.cli.bench import bench
+from normsurgery.cli.card import card
 from normsurgery.cli.convert import convert
 from normsurgery.cli.doctor import doctor
 from normsurgery.cli.eval import eval
@@ -40,6 +41,7 @@ app.command()(verify)
 app.command()(bench)
 app.command()(eval)
 app.command()(run)
+app.command()(card)
 app.command()(push)
 app.command()(doctor)
 

@@ -72,11 +72,7 @@ def read_output(directory: str | Path) -> Output:
     ours wrote, or that lacks a file its papers list.
     """
     where = Path(directory)
-    if not where.is_dir():
-        raise UsageError(
-            f"{shown(directory)} is not a directory", "push takes what another command has written"
-        )
-    papers = _papers(where)
+    papers = read_papers(where)
     listed = papers["files"]["result"]
     present, left = _present(where)
     known = {PAPERS, CARD, *listed}
@@ -114,7 +110,16 @@ def changed_error(names: list[str]) -> CheckpointError:
     )
 
 
-def _papers(where: Path) -> dict[str, Any]:
+def read_papers(where: Path) -> dict[str, Any]:
+    """The surgery.json of an output, with a sensible list of its files.
+
+    Raises UsageError for what is no directory, CheckpointError for a directory that no command of
+    ours wrote.
+    """
+    if not where.is_dir():
+        raise UsageError(
+            f"{shown(where)} is not a directory", "give one that another command has written"
+        )
     if not exists(where / PAPERS):
         raise CheckpointError(
             f"{shown(where.name)} has no {PAPERS}: it is not an output of normsurgery",

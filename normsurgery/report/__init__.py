@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Command → (module, function) of its report; every other command's is a surgery's.
 _REPORTS = {
     "bench": ("bench", "bench_report"),
+    "card": ("written_card", "written_card_report"),
     "doctor": ("doctor", "doctor_report"),
     "eval": ("eval", "eval_report"),
     "inspect": ("inspect", "inspect_report"),

@@ -1,227 +1,115 @@
 """The model card: our section above the source's own card, their front matter merged.
 
+Our section is `card_template.md`, or a person's own, filled with the values of `card_values`.
 Deterministic: no timings, no dates, no local paths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from string import Template
 from typing import Any
 
-from normsurgery.report.card_depth import contract_limits, depth_heading, depth_markdown
-from normsurgery.report.card_removal import (
-    removal_heading,
-    removal_limits,
-    removal_markdown,
-)
-from normsurgery.report.checks import checks, forms_of
-from normsurgery.report.fold_bn import batch_norm_heading, batch_norm_markdown
-from normsurgery.report.folding import fold_heading, fold_markdown
-from normsurgery.report.front_matter import merged, split
-from normsurgery.report.loading import custom_code, loading_lines
-from normsurgery.report.markdown import cell, row
-from normsurgery.report.plots import plots_markdown
+from normsurgery.errors import UsageError
+from normsurgery.report.card_parts import as_history, at_home, marked, parts_of
+from normsurgery.report.card_values import card_values, is_on_hub, norms_of
+from normsurgery.report.front_matter import broken, merged, metadata, salvaged, split
+from normsurgery.report.loading import custom_code
+from normsurgery.report.template import SHIPPED, rendered, shipped_template
 
-CONTRACTS = {
-    "exact": "**exact**: the same function in real arithmetic. What remains is rounding: each "
-    "changed weight was computed in float64 and rounded once to the storage dtype.",
-    "fitted": "**fitted**: weights were fitted to calibration data in closed form; the function "
-    "changed, and how far is measured, not bounded.",
-    "lossy": "**lossy**: weights went, or changed without a fit; the function changed, and how far "
-    "is measured, not bounded.",
-    "trained": "**trained**: gradient steps were taken; the function changed, and how far is "
-    "measured, not bounded.",
-}
-# What centring the stream cannot promise (arXiv 2305.14858; measured in our tests).
-CENTRED = (
-    "Later fine-tuning moves the weights off the zero-mean manifold: the two ways to load then "
-    "drift apart, and an RMSNorm is no longer the LayerNorm it replaced. Choose one way first.",
-    "Dropout on the residual stream breaks its zero mean while training; the equality holds in "
-    "eval mode or with dropout 0.",
-    "Intermediate values (`output_hidden_states`, hooks on blocks) are the source's less their "
-    "mean; the model's outputs are what is kept.",
-)
-NATIVE = (
-    "Later fine-tuning trains an RMSNorm model: the stream's mean need not stay zero, and the way "
-    "back to the source's class is closed.",
-    "Dropout that the source's class has and this one has not is gone.",
-    CENTRED[-1],
-)
-_VERBS = {"heal": "healed"}
-WHERE = "path/to/this/checkpoint"  # or its Hub id, which nobody knows before `push`
+__all__ = ["at_home", "card_record", "card_section", "model_card", "renewed_card"]
+
+Document = Mapping[str, Any]
 # The Hub knows adapter, merge, quantized and finetune. Full weights in the source's precision,
 # derived from one base: "finetune" is the only one whose listings fit, although nothing was
 # trained; "quantized" would put the model among smaller-precision copies.
 RELATION = "finetune"
+RESULTS = "model-index"  # figures of evaluations, in the front matter
+_LICENCE = ("license", "license_name", "license_link")
 
 
-# What a card says between contracts and verification, by kind of surgery.
-_SECTIONS = (
-    batch_norm_markdown, removal_markdown, fold_markdown, depth_markdown, plots_markdown
-)  # fmt: skip
+def card_record(document: Document, source_card: str | None, notes: Sequence[str]) -> Document:
+    """What surgery.json keeps for the card, so that it can be made again without the source.
+
+    not_guaranteed: the notes. results: what becomes of the source's evaluation results, which
+    hold for the same function only. broken: whether its front matter cannot be read.
+    """
+    contracts = {receipt["contract"] for receipt in document["receipts"]}
+    there = RESULTS in metadata(source_card or "")
+    kept = "kept" if contracts <= {"exact"} else "left out"
+    return {
+        "not_guaranteed": list(notes),
+        "results": kept if there else None,
+        "broken": broken(source_card or ""),
+    }
 
 
 def model_card(
-    document: Mapping[str, Any], source_card: str | None, *, notes: Sequence[str]
+    document: Document,
+    source_card: str | None,
+    *,
+    notes: Sequence[str],
+    template: str | None = None,
 ) -> str:
     """The README.md of a result.
 
-    document: of `convert` or another surgery. source_card: the
-    source's README.md. notes: what is not guaranteed, in addition to what the surgery implies.
+    document: of `convert` or another surgery. source_card: the source's README.md; a section of
+    ours in it becomes history. notes: what is not guaranteed, in addition to what the surgery
+    implies. Raises UsageError for a template that cannot be rendered.
     """
     front, body = split(source_card or "")
-    template = files("normsurgery.report").joinpath("card_template.md").read_text(encoding="utf-8")
-    section = Template(template).substitute(
-        heading=_heading(document),
-        what=_what(document),
-        receipts="\n".join(_receipt_rows(document["receipts"])),
-        contracts="\n".join(_contracts(document["receipts"])),
-        depth="".join(part(document) for part in _SECTIONS),
-        verification=_verification(document["verification"]),
-        loading="\n".join(loading_lines(document, WHERE)),
-        limits="\n".join(f"* {cell(limit)}" for limit in _limits(document, notes)),
+    record = card_record(document, source_card, notes)
+    if record["broken"]:
+        front = salvaged(source_card or "", _LICENCE)
+    head = merged(
+        front,
+        _metadata(document),
+        without=[RESULTS] if record["results"] == "left out" else [],
+        drop_tags=_outdated(document, body),
     )
-    card = merged(front, _metadata(document)) + "\n" + section
-    return card if not body.strip() else card + "\n" + body.lstrip("\n")
+    section = card_section({**document, "card": record}, head, template or shipped_template())
+    card = f"{head}\n{marked(section)}"
+    return card if not body.strip() else card + "\n" + as_history(body.lstrip("\n"))
 
 
-def at_home(card: str, repository: str) -> str:
-    """The card with its Hub id in the lines that load it.
+def renewed_card(document: Document, card: str | None, template: str, name: str = SHIPPED) -> str:
+    """The README.md of an output with our section made anew, and everything else as it is.
 
-    Only the first block of code that holds the placeholder is ours; a card further down is the
-    source's, and speaks of another model.
+    card: what is there now, in which a person may have changed the front matter and whatever
+    stands above or below our section; None where there is nothing. name: how errors call the
+    template. Raises UsageError for a template that cannot be rendered, and for a card of which
+    nobody can tell where our section ends.
     """
-    start = card.find(repr(WHERE))
-    end = card.find("```", start)
-    if start < 0 or end < 0:
-        return card
-    return card[:start] + card[start:end].replace(repr(WHERE), repr(repository)) + card[end:]
+    front, body = split(card or "")
+    around = parts_of(body)
+    head = merged(front, _metadata(document), yielding=True)
+    section = marked(card_section(document, head, template, name))
+    if around.ours is None:
+        return f"{head}\n{section}" + (f"\n{body.lstrip(chr(10))}" if body.strip() else "")
+    before = around.before.lstrip("\n")
+    return f"{head}\n{before}{section}{around.after.removeprefix(chr(10))}"
 
 
-def _metadata(document: Mapping[str, Any]) -> dict[str, Any]:
+def card_section(document: Document, head: str, template: str, name: str = SHIPPED) -> str:
+    """Our section: the template filled in. head: the front matter, for the licence."""
+    return rendered(template, card_values(document, metadata(head)), name)
+
+
+def _metadata(document: Document) -> dict[str, Any]:
     """Front matter that is ours to say; `tags` and `library_name` give way to the source's."""
-    norms = [kind.lower() for kind in _norms_after(document["receipts"])]
+    norms = [kind.lower() for kind in norms_of(document, "after")]
     custom = ["custom_code"] if custom_code(document) else []
     found: dict[str, Any] = {}
-    if _is_on_hub(document["source"]):
+    if is_on_hub(document["source"]):
         found = {"base_model": [document["source"]["model"]], "base_model_relation": RELATION}
     return {**found, "library_name": "transformers", "tags": ["normsurgery", *norms, *custom]}
 
 
-def _is_on_hub(source: Mapping[str, Any]) -> bool:
-    """A Hub source has a commit; a directory's name means nothing to anyone else."""
-    return bool(source.get("revision"))
-
-
-_PLAIN = ("LayerNorm", "BatchNorm", "x + shift")  # what a card need not name
-
-
-def _norms_after(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-    kinds = [kind for receipt in receipts for kind in (receipt.get("norms") or {}).get("after", {})]
-    return [kind for kind in dict.fromkeys(kinds) if kind not in _PLAIN]
-
-
-def _heading(document: Mapping[str, Any]) -> str:
-    source = document["source"]
-    name = source["model"].rsplit("/", 1)[-1] if _is_on_hub(source) else source["architecture"]
-    kinds = " and ".join(_norms_after(document["receipts"]))
-    without = removal_heading(document) or batch_norm_heading(document)
-    if without:
-        return f"{name} {without}"
-    if fold_heading(document):
-        return f"{name}, {fold_heading(document)}"
-    changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
-    if changes:
-        return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"
-    return f"{name}, {_VERBS.get(document['command'], 'rewritten')}"
-
-
-def _what(document: Mapping[str, Any]) -> str:
-    source, target = document["source"], document["target"]
-    if _is_on_hub(source):
-        model, commit = source["model"], source["revision"]
-        name = f"[{model}](https://huggingface.co/{model}) at commit `{commit}`"
-    else:
-        name = f"a local `{source['architecture']}` checkpoint"
-    made = f"Made from {name} by normsurgery {document['version']}."
-    said = f"{made} Target: **{target['form']}**: {cell(target['why'])}."
-    return f"{said} {_engines(target)}" if target["form"] == "native" else said
-
-
-def _engines(target: Mapping[str, Any]) -> str:
-    """What the configuration suits; only transformers has run it."""
-    others = [engine for engine in target["engines"] if engine != "transformers"]
-    if not others:
-        return "Engines expected to run it beside transformers: none is known."
-    return (
-        f"Engines expected to run it, from its configuration alone and not tested: "
-        f"{', '.join(others)}."
-    )
-
-
-def _receipt_rows(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = []
-    for receipt in receipts:
-        counts = [receipt["tensors"][key] for key in ("kept", "changed", "added", "dropped")]
-        rows.append(row([receipt["surgery"], receipt["contract"], *map(str, counts)]))
-    return rows
-
-
-def _contracts(receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-    used = dict.fromkeys(receipt["contract"] for receipt in receipts)
-    said = [f"* {CONTRACTS[contract]}" for contract in used]
-    if "trained" not in used:
-        said.append("* No gradient step was taken.")
-    return said
-
-
-def _verification(verification: Mapping[str, Any]) -> str:
-    if verification["verdict"] == "skipped":
-        return "**Not verified**: the person who made this checkpoint asked for no verification."
-    if "steps" in verification:
-        return "\n\n".join(_step_verification(one) for one in verification["steps"])
-    forms = forms_of(verification)
-    one = next(iter(forms.values()))
-    unit = one.get("unit", "tokens")
-    tokens = f" over {one['tokens']:,} {unit}" if one.get("tokens") else ""
-    how = f"Measured on the saved files against the source, in {one.get('dtype')}{tokens}. "
-    lines = [
-        f"{how if one.get('dtype') else 'The saved files were loaded. '}"
-        f"Verdict: **{verification['verdict']}**{_judged(one['contract'])}.",
-        "",
-        row(["check", *forms, "allowed", ""]),
-        row(["---"] * (len(forms) + 3)),
-    ]
-    for check, measured, allowed, passed in checks(forms):
-        word = {True: "pass", False: "fail", None: ""}[passed]
-        lines.append(row([check, *measured, allowed, word]))
-    return "\n".join(lines)
-
-
-def _step_verification(one: Mapping[str, Any]) -> str:
-    """A step of a recipe; its source is what the step before it made."""
-    number = one["step"]
-    given = "the source" if number == 1 else f"what step {number - 1} made"
-    figures = {key: value for key, value in one.items() if key not in ("step", "surgery")}
-    heading = f"### Step {number}: `{one['surgery']}`, held against {given}"
-    said = _verification(figures).replace("against the source", f"against {given}")
-    return f"{heading}\n\n{said}"
-
-
-def _judged(contract: str) -> str:
-    """What a verdict is about, where it is not about equality."""
-    if contract == "exact":
-        return ""
-    return f" (a {contract} result is held to loading cleanly and staying finite, not to equality)"
-
-
-def _limits(document: Mapping[str, Any], notes: Sequence[str]) -> list[str]:
-    said: Sequence[str] = ()
-    if document["target"]["form"] == "native":
-        said = NATIVE
-    elif any(receipt["surgery"] == "centre" for receipt in document["receipts"]):
-        said = CENTRED
-    limits = dict.fromkeys([*contract_limits(document), *removal_limits(document), *said, *notes])
-    return list(limits) or ["Nothing is known."]
+def _outdated(document: Document, body: str) -> list[str]:
+    """Tags that an earlier section of ours brought and that may not hold any more."""
+    try:
+        ours = parts_of(body).ours
+    except UsageError:
+        ours = None
+    if ours is None:
+        return []
+    return ["custom_code", *(kind.lower() for kind in norms_of(document, "before"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from normsurgery.report.markdown import literal, row
+from normsurgery.report.markdown import literal
 from normsurgery.report.prune import (
     LOSS_COLUMNS,
     blocks_line,
@@ -57,54 +57,51 @@ def depth_heading(document: Document) -> str | None:
     return f"{after} of {before} blocks" if after < before else f"{after} blocks for {before}"
 
 
-def depth_markdown(document: Document) -> str:
-    """The section between contracts and verification; empty where there is nothing to say."""
-    parts = [*_done(document), *_losses(document), *_samples(document)]
-    return "" if not parts else "\n\n## What was changed, and what it cost\n\n" + "\n".join(parts)
-
-
-def _done(document: Document) -> Iterator[str]:
+def changed_lines(document: Document) -> Iterator[str]:
+    """What was done to blocks and weights, a line of Markdown each; none where nothing was."""
     if isinstance(document.get("blocks"), dict):
-        yield f"* Blocks: {literal(blocks_line(document['blocks']))}."
+        yield f"Blocks: {literal(blocks_line(document['blocks']))}."
     if document.get("method"):
         scores = "; `surgery.json` has every score" if document.get("scores") else ""
-        yield f"* Chosen by {chosen_by(document)}{scores}."
+        yield f"Chosen by {chosen_by(document)}{scores}."
     if document.get("calibration"):
-        yield f"* Calibrated on {literal(source_line(document['calibration']))}."
+        yield f"Calibrated on {literal(source_line(document['calibration']))}."
     if document.get("substitution"):
-        yield f"* Substituted: {_facts(substitution_lines(document['substitution']))}."
+        yield f"Substituted: {_facts(substitution_lines(document['substitution']))}."
     steps = (document.get("healing") or {}).get("steps")
     if steps:
-        yield f"* Fitted in closed form: {fitted_line(steps)}."
+        yield f"Fitted in closed form: {fitted_line(steps)}."
     if document.get("training"):
-        yield f"* Trained: {_facts(training_lines(document['training']))}."
+        yield f"Trained: {_facts(training_lines(document['training']))}."
 
 
 def _facts(lines: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{name} {literal(value)}" for name, value in lines)
 
 
-def _losses(document: Document) -> Iterator[str]:
+def loss_tables(document: Document) -> list[dict[str, Any]]:
+    """A table for each text that losses were measured on: text, columns, rows, remark."""
+    tables = []
     for domain, entry in (document.get("losses") or {}).items():
-        yield ""
-        yield f"Loss in nats a token on {literal(domain_line(domain, entry))}:"
-        yield ""
-        yield row(["model", *LOSS_COLUMNS[1:]])
-        yield row(["---"] * len(LOSS_COLUMNS))
-        yield from (row(cells) for cells in loss_rows(entry))
         line = won_back_line(entry)
-        if line:
-            yield from ("", f"{line[0].upper()}{line[1:]}.")
+        table = {
+            "text": literal(domain_line(domain, entry)),
+            "columns": ["model", *LOSS_COLUMNS[1:]],
+            "rows": loss_rows(entry),
+            "remark": f"{line[0].upper()}{line[1:]}." if line else None,
+        }
+        tables.append(table)
+    return tables
 
 
-def _samples(document: Document) -> Iterator[str]:
+def sample_table(document: Document) -> dict[str, Any] | None:
+    """Continuations side by side: columns and rows; None where there are none."""
     samples = document.get("samples") or []
-    if samples:
-        columns = list(samples[0])
-        yield from ("", "Greedy continuations of held-out text:", "")
-        yield row(columns)
-        yield row(["---"] * len(columns))
-        yield from (row([literal(str(sample[key])) for key in columns]) for sample in samples)
+    if not samples:
+        return None
+    columns = list(samples[0])
+    rows = [[literal(str(sample[key])) for key in columns] for sample in samples]
+    return {"columns": columns, "rows": rows}
 
 
 def contract_limits(document: Document) -> list[str]:

@@ -7,7 +7,7 @@ Merging is textual, because a round trip through YAML changes what it does not u
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _BLOCK = re.compile(r"\A\ufeff?---[ \t]*\r?\n(?P<front>(?:[^\n]*\n)*?)---[ \t]*(?:\r?\n|\Z)")
@@ -35,18 +35,51 @@ def metadata(card: str) -> dict[str, Any]:
     return _mapping(split(card)[0]) or {}
 
 
-def merged(front: str, ours: Mapping[str, Any]) -> str:
-    """Front matter with our keys in it, dashes included. Tags are united, others replaced."""
+def broken(card: str) -> bool:
+    """Whether the card begins with front matter that `split` leaves in the body."""
+    found = _BLOCK.match(card)
+    return found is not None and _mapping(found["front"].replace("\r\n", "\n")) is None
+
+
+def salvaged(card: str, keys: Collection[str]) -> str:
+    """Of front matter that is broken as a whole: those of the keys that can be read alone."""
+    found = _BLOCK.match(card)
+    if found is None:
+        return ""
+    pieces = _pieces(found["front"].replace("\r\n", "\n"))
+    return "".join(
+        text for key, text in pieces if key in keys and set(_mapping(text) or ()) == {key}
+    )
+
+
+def merged(
+    front: str,
+    ours: Mapping[str, Any],
+    *,
+    without: Collection[str] = (),
+    drop_tags: Collection[str] = (),
+    yielding: bool = False,
+) -> str:
+    """Front matter with our keys in it, dashes included. Tags are united, others replaced.
+
+    without, drop_tags: keys and tags of theirs that go. yielding: what is there stays as it is,
+    and only tags and keys that are missing are added.
+    """
     import yaml
 
-    theirs = _mapping(front) or {}
-    new = {key: value for key, value in ours.items() if key not in _YIELDING or key not in theirs}
-    if "tags" in new:
-        new["tags"] = _united(theirs.get("tags"), new["tags"])
+    theirs = {k: v for k, v in (_mapping(front) or {}).items() if k not in without}
+    yields = theirs if yielding else _YIELDING
+    new = {key: value for key, value in ours.items() if key not in yields or key not in theirs}
+    if "tags" in ours:
+        new["tags"] = _united(theirs.get("tags"), ours["tags"], drop_tags)
+    if new.get("tags") == theirs.get("tags"):
+        new.pop("tags", None)
     wanted = {**theirs, **new}
-    kept = "".join(text for key, text in _pieces(front) if key not in new)
-    text = kept + yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
-    if _mapping(text) != wanted:
+    kept = "".join(
+        text for key, text in _pieces(front) if key not in new and key not in without
+    ).lstrip("\n")
+    text = kept + (yaml.safe_dump(new, sort_keys=False, allow_unicode=True) if new else "")
+    if (_mapping(text) or {}) != wanted:
         text = yaml.safe_dump(wanted, sort_keys=False)  # escapes what YAML would fold away
     return f"---\n{text}---\n"
 
@@ -77,6 +110,7 @@ def _pieces(front: str) -> list[tuple[str | None, str]]:
     return pieces
 
 
-def _united(theirs: Any, ours: list[str]) -> list[Any]:
+def _united(theirs: Any, ours: list[str], gone: Collection[str]) -> list[Any]:
     given = theirs if isinstance(theirs, list) else [] if theirs is None else [theirs]
+    given = [tag for tag in given if tag not in gone or tag in ours]
     return [*given, *(tag for tag in ours if tag not in given)]

@@ -29,6 +29,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "bench": bench_documents.bench_document,
     "eval": bench_documents.eval_document,
     "run": documents.convert_document,
+    "card": documents.card_document,
     "push": documents.push_document,
 }
 NEEDED = {
@@ -44,6 +45,7 @@ NEEDED = {
     "bench": [MODEL, MODEL],
     "eval": [MODEL, MODEL],
     "run": [RECIPE],
+    "card": [MODEL],
     "push": [MODEL, "user/pythia-rms"],
 }
 OPTIONS = [
@@ -197,6 +199,8 @@ OPTIONS = [
     ("eval", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
+    ("card", "--template=t.md", "template", Path("t.md")),
+    ("card", "--dry-run", "dry_run", True),
     ("push", "--public", "private", False),
     ("push", "--create-pr", "create_pr", True),
     ("push", "--revision=v2", "revision", "v2"),
@@ -229,7 +233,7 @@ def test_an_option_reaches_the_api(monkeypatch, capsys, command, given, name, va
 
 
 def test_every_option_of_every_command_is_in_the_table_above():
-    printing = {"json", "traceback"}
+    printing = {"json", "traceback", "print_template"}
     for info in app.registered_commands:
         assert info.callback is not None
         name = info.callback.__name__

@@ -566,3 +566,20 @@ def push_document() -> dict[str, Any]:
         "left": [{"name": "optimizer.pt", "why": "the state of a training run"}],
         "seconds": 4.23,
     }
+
+
+def card_document() -> dict[str, Any]:
+    """A card that was made again from a person's template."""
+    return {
+        "command": "card",
+        "version": "0.1.0",
+        "output": "out",
+        "source": source(),
+        "surgery": "convert",
+        "template": "mine.md",
+        "dry_run": False,
+        "changed": True,
+        "bytes": 4_321,
+        "card": "---\ntags:\n- normsurgery\n---\n\n# pythia-160m with RMSNorm\n",
+        "seconds": 0.02,
+    }

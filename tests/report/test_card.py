@@ -72,9 +72,8 @@ def test_an_unverified_result_says_so():
 def test_loading_code_parses_and_names_the_ways_in(form, trusting):
     document = documents.convert_document()
     document["target"]["form"] = form
-    found = re.search(r"```python\n(.*?)```", card(document), re.S)
-    assert found is not None
-    calls = [node for node in ast.walk(ast.parse(found[1])) if isinstance(node, ast.Call)]
+    code = "".join(re.findall(r"```python\n(.*?)```", card(document), re.S))
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
     assert [bool(call.keywords) for call in calls] == trusting
 
 
@@ -112,6 +111,7 @@ def test_a_card_at_home_names_its_id_and_leaves_the_source_s_card_alone():
     card = model_card(documents.convert_document(), inner, notes=[])
     changed = at_home(card, "user/model")
     assert changed.count("from_pretrained('user/model'") == 2
-    assert changed.count("from_pretrained('path/to/this/checkpoint'") == 2
-    assert changed.index("'user/model'") < changed.index("'path/to/this/checkpoint'")
+    assert changed.count("from_pretrained('path/to/the/source/of/this'") == 2
+    assert changed.index("'user/model'") < changed.index("'path/to/the/source/of/this'")
+    assert at_home(changed, "other/place") == changed
     assert at_home("# No code", "user/model") == "# No code"

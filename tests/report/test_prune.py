@@ -199,7 +199,7 @@ def test_a_graft_that_swaps_no_norms_is_not_said_to():
     document = documents.prune_document()
     document["target"]["form"] = "graft"
     text = model_card(document, None, notes=[])
-    assert "# by the modeling file beside the weights\n" in text
+    assert "By the modeling file beside the weights:\n" in text
     assert "RMSNorm for LayerNorm" not in text and "custom_code" in text
 
 
