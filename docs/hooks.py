@@ -135,4 +135,34 @@ def _value(default: object) -> str:
     return "" if default is None else f"`{json.dumps(default)}`"
 
 
-MARKERS: dict[str, Callable[[], str]] = {"commands": commands, "recipe keys": recipe_keys}
+def public_names() -> str:
+    """The public names, functions in the order of the commands, for mkdocstrings to fill in.
+
+    Each is named by the module that it comes from: some share their name with a subpackage.
+    """
+    from normsurgery import _HOME_OF
+    from normsurgery.cli.app import app
+
+    functions = [one.callback.__name__ for one in app.registered_commands if one.callback]
+    errors = [name for name in _HOME_OF if name.endswith("Error") and name != "SurgeryError"]
+    sections = {
+        "Functions": functions,
+        "Results": sorted(name for name in _HOME_OF if name.endswith("Result")),
+        "Errors": ["SurgeryError", *sorted(errors)],
+    }
+    return "\n\n".join(
+        "\n\n".join([f"## {title}", *(_documented(name, _HOME_OF[name]) for name in names)])
+        for title, names in sections.items()
+    )
+
+
+def _documented(name: str, home: str) -> str:
+    options = f"    options:\n      heading: normsurgery.{name}\n      toc_label: {name}"
+    return f"::: normsurgery.{home}.{name}\n{options}"
+
+
+MARKERS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "recipe keys": recipe_keys,
+    "public names": public_names,
+}

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from normsurgery.api.push import push as push
     from normsurgery.api.remove_ln import RemoveLnResult as RemoveLnResult
     from normsurgery.api.remove_ln import remove_ln as remove_ln
+    from normsurgery.api.report import ReportResult as ReportResult
+    from normsurgery.api.report import report as report
     from normsurgery.api.run import RunResult as RunResult
     from normsurgery.api.run import run as run
     from normsurgery.api.verify import VerifyResult as VerifyResult
@@ -70,6 +72,7 @@ _HOME_OF = {
     "PruneResult": "api.prune",
     "PushResult": "api.push",
     "RemoveLnResult": "api.remove_ln",
+    "ReportResult": "api.report",
     "ResourceError": "errors",
     "RunResult": "api.run",
     "SurgeryError": "errors",
@@ -90,6 +93,7 @@ _HOME_OF = {
     "prune": "api.prune",
     "push": "api.push",
     "remove_ln": "api.remove_ln",
+    "report": "api.report",
     "run": "api.run",
     "verify": "api.verify",
 }

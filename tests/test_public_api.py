@@ -25,6 +25,7 @@ FUNCTIONS = [
         "prune",
         "push",
         "remove_ln",
+        "report",
         "run",
         "verify",
     ],
@@ -41,7 +42,7 @@ NAMES = [
     ],
     *["RunResult", "SurgeryError", "UnsupportedModelError", "UsageError", "VerificationError"],
     *["ArrangeResult", "FoldBnResult", "FoldResult", "HealResult", "PruneResult"],
-    *["BenchResult", "EvalResult", "PushResult"],
+    *["BenchResult", "EvalResult", "PushResult", "ReportResult"],
     *["RemoveLnResult", "VerifyResult"],
     *FUNCTIONS,
 ]

@@ -71,21 +71,21 @@ verify: {data: t.txt, keep_failed: true}
 """,
     "fold": """
   - {surgery: fold, what: "norm,rotate", untie: true, rotation: random, data: t.txt,
-     reference: whole, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
+     reference: whole, plots: true, dtype: float16, max_shard_size: 5, allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
     "prune": """
   - {surgery: prune, drop: 25%, stack: decoder, method: loss, iterative: true, explain: true,
      substitute: replaceme, objective: cosine, heal: sequential, data: t.txt, text_column: body,
-     tokens: 99, max_length: 64, other_data: o.txt, dtype: float32, max_shard_size: 2GB,
-     allow_nonfinite: true}
+     tokens: 99, max_length: 64, other_data: o.txt, plots: true, dtype: float32,
+     max_shard_size: 2GB, allow_nonfinite: true}
 verify: {data: null, keep_failed: true}
 """,
     "heal": """
   - {surgery: heal, teacher: whole, train: head+last3, data: t.txt, text_column: body, tokens: 99,
      max_length: 64, steps: 7, epochs: 2, lr: 1e-4, batch_size: 2, gradient_accumulation: 3,
      gradient_checkpointing: true, bf16: false, ce: 0, kl: 0.5, hidden: 1.5, temperature: 2,
-     lora_rank: 4, save_every: 5, resume: true, dtype: float32, max_shard_size: 2GB,
+     lora_rank: 4, save_every: 5, resume: true, plots: true, dtype: float32, max_shard_size: 2GB,
      allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
@@ -94,7 +94,8 @@ verify: {keep_failed: true}
      other_data: o.txt, tokens: 99, max_length: 64, schedule: gpt2, sites: "mlp,final",
      export: partial, control: true, teacher: control, lr: 1e-4, batch_size: 2,
      gradient_accumulation: 3, gradient_checkpointing: true, bf16: false, save_every: 5,
-     resume: true, report_to: trackio, dtype: float32, max_shard_size: 2GB, allow_nonfinite: true}
+     resume: true, report_to: trackio, plots: true, dtype: float32, max_shard_size: 2GB,
+     allow_nonfinite: true}
 verify: {keep_failed: true}
 """,
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.api.asked import pinned
-from normsurgery.api.writing import write_papers
+from normsurgery.api.writing import config_diff, write_papers
 from normsurgery.checkpoint import Checkpoint, Staging, check_destination, open_checkpoint
 from normsurgery.errors import SurgeryError, UsageError, VerificationError
 from normsurgery.recipe import Recipe, RecipeStep
@@ -48,6 +48,7 @@ def run_chain(recipe: Recipe, steps: Sequence[RecipeStep], call: Call) -> dict[s
             entry.rename(staging.path / entry.name)
         recorded = _combined(papers)
         recorded["recipe"] = _recorded(source, recipe, steps, papers)
+        recorded["config_diff"] = config_diff(source, staging.path)
         write_papers(staging.path, recorded, _card(source), notes=_limits(papers, recorded))
         staging.publish()
     return {**_combined(documents), "output": str(output)}

@@ -35,6 +35,8 @@ from normsurgery.version import VERSION
 Verify = Callable[[Path], dict[str, Any]]
 """Verifies a staged directory; its document has "verdict" and one document a form."""
 
+# A source that is a result of ours has these too; they are written anew.
+_OUR_PAPERS = ("surgery.json", "README.md")
 _NOT_IN_PAPERS = ("output", "seconds", "peak_memory_bytes")
 
 
@@ -172,8 +174,9 @@ def _write_papers(
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
         # The papers of a source that is an output itself are replaced below.
-        "result": {record.name: record.sha256 for record in files if record.name != PAPERS},
+        "result": {one.name: one.sha256 for one in files if one.name not in _OUR_PAPERS},
     }
+    papers["config_diff"] = config_diff(source, staged)
     papers["versions"] = _versions()
     papers["seed"] = seed
     if "recipe" in papers:
@@ -193,6 +196,12 @@ def write_papers(
     (staged / PAPERS).write_text(text, encoding="utf-8")
     card = model_card(papers, source_card, notes=notes)
     (staged / "README.md").write_text(card, encoding="utf-8", errors="surrogateescape")
+
+
+def config_diff(source: Checkpoint, staged: Path) -> dict[str, list[Any]]:
+    """Keys of config.json that differ between the source and the saved result: [old, new]."""
+    saved = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+    return config_changes(source.config, saved)
 
 
 def _versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from normsurgery.cli.inspect import inspect
 from normsurgery.cli.prune import prune
 from normsurgery.cli.push import push
 from normsurgery.cli.remove_ln import remove_ln
+from normsurgery.cli.report import report
 from normsurgery.cli.run import run
 from normsurgery.cli.verify import verify
 from normsurgery.cli.version import versions
@@ -41,6 +42,7 @@ app.command()(verify)
 app.command()(bench)
 app.command()(eval)
 app.command()(run)
+app.command()(report)
 app.command()(card)
 app.command()(push)
 app.command()(doctor)

@@ -58,7 +58,8 @@ class Output:
     def hashes(self) -> dict[str, str]:
         """Name → sha256 in hex of each file to be pushed that surgery.json has a hash of."""
         listed = self.papers["files"]["result"]
-        return {name: listed[name] for name in self.names if name in listed and name != CARD}
+        ours = (PAPERS, CARD)
+        return {name: listed[name] for name in self.names if name in listed and name not in ours}
 
     def size(self, name: str) -> int:
         """Bytes of a file on disk."""
@@ -74,7 +75,7 @@ def read_output(directory: str | Path) -> Output:
     where = Path(directory)
     papers = read_papers(where)
     listed = papers["files"]["result"]
-    present, left = _present(where)
+    present, left = present_files(where)
     known = {PAPERS, CARD, *listed}
     left = {name: "not of the output" for name in present if name not in known} | left
     missing = [name for name in (*listed, CARD) if name not in present and name not in left]
@@ -142,7 +143,7 @@ def _is_below(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and str(path) == name
 
 
-def _present(where: Path) -> tuple[list[str], dict[str, str]]:
+def present_files(where: Path) -> tuple[list[str], dict[str, str]]:
     """Every file below, and those (with directories named once) that are stray whatever is said."""
     present: list[str] = []
     left: dict[str, str] = {}

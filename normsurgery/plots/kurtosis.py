@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.plots.lines import AFTER, BEFORE, block_ticks, drawable, finite, points, scale_y
-from normsurgery.plots.picture import BLACK, LETTERS, Picture, new_figure
+from normsurgery.plots.picture import BLACK, Picture, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ def kurtosis(rows: Rows, panels: Sequence[str]) -> Figure:
     all_axes[-1].set_xlabel("block")
     block_ticks(all_axes[-1], len(rows))
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=2)
+    figure.legend(handles, labels, loc="outside lower left", ncols=3)
     return figure
 
 
@@ -55,11 +55,7 @@ def _panel(axes: Axes, rows: Rows, panel: str) -> None:
     for side, look in _SIDES.items():
         values = [drawable(_value(row, panel, side)) for row in rows]
         points(axes, places, values, look, label=side, gid=f"{panel}:{side}")
-    axes.axhline(NORMAL, color=BLACK, linestyle=":", linewidth=1.2)
-    axes.annotate(
-        "normal: 3", (1.0, NORMAL), xycoords=("axes fraction", "data"), xytext=(0, 3),
-        textcoords="offset points", ha="right", fontsize=LETTERS - 2,
-    )  # fmt: skip
+    axes.axhline(NORMAL, color=BLACK, linestyle=":", linewidth=1.5, label=f"normal: {NORMAL:g}")
     scale_y(axes, [*_values(rows, panel), NORMAL])
 
 

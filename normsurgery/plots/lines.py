@@ -68,10 +68,14 @@ def scale_y(axes: Axes, values: Iterable[float]) -> None:
     axes.set_axisbelow(True)
 
 
+def tick_step(count: int) -> int:
+    """From one tick to the next, for few ticks over `count` places."""
+    return next((step for step in _STEPS if count <= _TICKS * step), count)
+
+
 def block_ticks(axes: Axes, count: int) -> None:
     """Few ticks, at numbers of blocks below `count`."""
-    step = next((step for step in _STEPS if count <= _TICKS * step), count)
-    axes.set_xticks(range(0, count, step))
+    axes.set_xticks(range(0, count, tick_step(count)))
 
 
 def points(

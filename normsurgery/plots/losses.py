@@ -51,7 +51,7 @@ def loss_pictures(document: Document) -> Iterator[Picture]:
 def _domain(name: str, entry: Mapping[str, Any]) -> str:
     """A domain's name, with its text's where that is another."""
     source = (entry.get("source") or {}).get("source")
-    return name if source in (None, name) else f"{name}: {source}"
+    return name if source in (None, name) else f"{name} ({source})"
 
 
 def models_of(entry: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:

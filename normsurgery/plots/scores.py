@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.plots.lines import tick_step
 from normsurgery.plots.picture import LETTERS, RED, Picture, new_figure
-from normsurgery.plots.words import listed
+from normsurgery.plots.words import listed, shortened
 from normsurgery.report.prune import ranges, score_methods
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 Document = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 ANNOTATED = 8  # windows in whose cells figures can still be read
-_TICKS = 9
-_FRAME = 3.0  # points
+_NAME = 12  # letters of a method beside its row
+_WIDE = 24  # columns that a frame does not cover
 
 
 def score_pictures(document: Document) -> Iterator[Picture]:
@@ -74,13 +75,12 @@ def block_scores(rows: Rows, dropped: Sequence[int]) -> Figure:
     shares = [_scaled([row.get(method) for row in rows]) for method in methods]
     axes.imshow(shares, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto")
     axes.spines[:].set_visible(False)
-    axes.set_yticks(range(len(methods)), methods)
-    step = max(1, -(-len(rows) // _TICKS))
-    starts = range(0, len(rows), step)
+    axes.set_yticks(range(len(methods)), [shortened(method, _NAME) for method in methods])
+    starts = range(0, len(rows), tick_step(len(rows)))
     axes.set_xticks(list(starts), [str(rows[i]["blocks"][0]) for i in starts])
     size = len(rows[0]["blocks"])
     axes.set_xlabel("block" if size == 1 else f"first of {size} blocks")
-    axes.set_title("Cost of dropping (dark: cheapest of its row)")
+    axes.set_title("Cost of dropping (dark: cheapest in its row)")
     if len(rows) <= ANNOTATED:
         _annotate(axes, rows, methods, shares)
     _frame(axes, rows, len(methods), dropped)
@@ -121,7 +121,11 @@ def _frame(axes: Axes, rows: Rows, height: int, dropped: Sequence[int]) -> None:
 
     columns = _framed(rows, dropped)
     for column in columns:
-        options: dict[str, Any] = {"fill": False, "edgecolor": RED, "linewidth": _FRAME}
+        width = 3.0 if len(rows) <= _WIDE else 1.0
+        options: dict[str, Any] = {"fill": False, "edgecolor": RED, "linewidth": width}
         axes.add_patch(Rectangle((column - 0.5, -0.5), 1, height, clip_on=False, **options))
+    if len(rows) > _WIDE:
+        below = [height - 0.35] * len(columns)
+        axes.plot(columns, below, "^", color=RED, markersize=10, clip_on=False)
     if columns:
-        axes.set_xlabel(f"{axes.get_xlabel()} (framed: dropped, {ranges(dropped)})")
+        axes.set_xlabel(f"{axes.get_xlabel()} (framed: dropped, {shortened(ranges(dropped), 14)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 Points = Sequence[Sequence[float]]
-SMOOTHED = 120  # steps from which on a mean over neighbours is drawn
-_MEANS = 40  # windows in such a run
+WINDOWS = 100  # points of a curve that can be told apart
+_CROWDED = 20  # marks in a row
 # Rows of the strip below, in the order in which a schedule goes through them.
 _KINDS = {"mlp": "MLP", "qk": "query, key", "v": "value", "inner": "inner", "final": "final"}
 # Scales of special tokens that merge into the others', by the event's name for them.
@@ -33,13 +32,15 @@ def training_pictures(document: Document) -> Iterator[Picture]:
     control = (document.get("control") or {}).get("loss") or ()
     marks = removal_marks(document)
     rollbacks = training.get("rollbacks") or ()
-    said = [f"{name.capitalize()} of the training run over {_last(run):,.0f} steps"]
+    said = [f"{name.capitalize()} of the training run over {_steps(run)}"]
     if control:
         said.append(" and of the control, which kept its norms")
     if marks:
         said.append("; a mark below shows the step at which each norm went")
     if rollbacks:
-        said.append(f"; crosses show where it diverged and went back ({len(rollbacks)})")
+        said.append("; crosses show where it diverged, dotted lines where it went back to")
+    if len(run) > WINDOWS:
+        said.append("; lines are means, in bands from the least to the greatest loss")
     curves = {"removal" if marks else "training": run} | ({"control": control} if control else {})
     yield Picture(
         "training",
@@ -56,8 +57,9 @@ def _curve(training: Mapping[str, Any]) -> tuple[str, Points]:
     return "training loss", training.get("loss") or ()
 
 
-def _last(points: Points) -> float:
-    return max(step for step, _ in points)
+def _steps(points: Points) -> str:
+    last = int(max(step for step, _ in points))
+    return "1 step" if last == 1 else f"{last:,} steps"
 
 
 def removal_marks(document: Document) -> dict[str, list[int]]:
@@ -105,31 +107,39 @@ def training_curve(
 
 
 def _line(axes: Axes, points: Points, label: str, look: tuple[str, str]) -> None:
-    steps = [step for step, _ in points]
-    values = [drawable(value) for _, value in points]
+    """A long run as the means of its windows, in a band from their least to their greatest."""
     colour, style = look
-    if len(points) < SMOOTHED:
-        axes.plot(steps, values, color=colour, linestyle=style, label=label, gid=label)
+    if len(points) <= WINDOWS:
+        steps, values = [step for step, _ in points], [drawable(value) for _, value in points]
+        lone = "o" if len(points) == 1 else ""
+        axes.plot(steps, values, color=colour, linestyle=style, marker=lone, label=label, gid=label)
         return
-    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8, gid=f"{label}:raw")
-    axes.plot(steps, smoothed(values), color=colour, linestyle=style, label=label, gid=label)
+    parts = windows(points)
+    steps = [step for step, *_ in parts]
+    lows, means, highs = zip(*(figures for _, *figures in parts), strict=True)
+    axes.fill_between(steps, lows, highs, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(steps, means, color=colour, linestyle=style, label=label, gid=label)
 
 
-def smoothed(values: Sequence[float]) -> list[float]:
-    """The mean of each value's neighbours, a fortieth of the run on either side together."""
-    reach = max(1, len(values) // (2 * _MEANS))
+def windows(points: Points) -> list[tuple[float, float, float, float]]:
+    """(middle step, least, mean, greatest) of at most WINDOWS windows, of what is finite."""
+    size = -(-len(points) // WINDOWS)
     found = []
-    for place in range(len(values)):
-        near = finite(values[max(0, place - reach) : place + reach + 1])
-        found.append(sum(near) / len(near) if near else math.nan)
+    for start in range(0, len(points), size):
+        part = points[start : start + size]
+        values = finite(value for _, value in part)
+        if values:
+            middle = (part[0][0] + part[-1][0]) / 2
+            found.append((middle, min(values), sum(values) / len(values), max(values)))
     return found
 
 
 def _strip(axes: Axes, marks: Mapping[str, Sequence[int]]) -> None:
     for place, (row, steps) in enumerate(marks.items()):
+        width = 1.6 if len(steps) <= _CROWDED else 0.7
         axes.plot(
             list(steps), [place] * len(steps), linestyle="", marker="|", markersize=11,
-            markeredgewidth=1.6, color=BLACK, gid=f"mark:{row}",
+            markeredgewidth=width, color=BLACK, gid=f"mark:{row}",
         )  # fmt: skip
     axes.set_yticks(range(len(marks)), list(marks))
     axes.set_ylim(len(marks) - 0.4, -0.6)

@@ -21,6 +21,7 @@ _REPORTS = {
     "eval": ("eval", "eval_report"),
     "inspect": ("inspect", "inspect_report"),
     "push": ("push", "push_report"),
+    "report": ("report", "report_report"),
     "verify": ("verification", "verify_report"),
 }
 

@@ -67,7 +67,7 @@ def card_values(document: Document, front: Mapping[str, Any]) -> dict[str, Any]:
         "plots": plots_markdown(document).strip("\n"),
         "verification": _verification(document["verification"]),
         "loading": loading_blocks(document, WHERE),
-        "limits": _limits(document, record["not_guaranteed"]),
+        "limits": limits(document, record["not_guaranteed"]),
         "licence": {key: _words(front.get(f"license{end}")) for key, end in _LICENCE.items()},
         "source_card": {"results": record.get("results"), "broken": record.get("broken", False)},
         "document": document,
@@ -166,11 +166,12 @@ def _check(check: str, measured: list[str], allowed: str, passed: bool | None) -
     return [check, *measured, allowed, {True: "pass", False: "fail", None: ""}[passed]]
 
 
-def _limits(document: Document, notes: Sequence[str]) -> list[str]:
+def limits(document: Document, notes: Sequence[str] = ()) -> list[str]:
+    """What is not guaranteed: what the surgery implies, and `notes`."""
     said: Sequence[str] = ()
     if document["target"]["form"] == "native":
         said = NATIVE
     elif any(receipt["surgery"] == "centre" for receipt in document["receipts"]):
         said = CENTRED
-    limits = dict.fromkeys([*contract_limits(document), *removal_limits(document), *said, *notes])
-    return list(limits) or ["Nothing is known."]
+    every = dict.fromkeys([*contract_limits(document), *removal_limits(document), *said, *notes])
+    return list(every) or ["Nothing is known."]

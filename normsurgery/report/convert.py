@@ -24,26 +24,13 @@ _TENSORS = ("kept", "changed", "added", "dropped")
 
 def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     """The report of any surgery or recipe, or of the plan where it is a dry run."""
-    source, target, plan = document["source"], document["target"], document.get("plan")
+    plan = document.get("plan")
     output = document["output"] or _unwritten(document)
-    contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
     parts: list[RenderableType] = [
-        title(document["command"], f"{source_name(source)} → {output}"),
-        facts(
-            [
-                ("source", _described(source)),
-                *([("contract", ", ".join(contracts))] if contracts else []),
-                *_target(target),
-                *_norms(document["receipts"]),
-                *batch_norm_facts(document),
-                *depth_facts(document),
-                *removal_facts(document),
-                *plots_facts(document),
-            ]
-        ),
+        title(document["command"], f"{source_name(document['source'])} → {output}"),
+        facts([*surgery_facts(document), *plots_facts(document)]),
+        *alternatives_section(document["target"]),
     ]
-    if target.get("alternatives"):
-        parts += section("Alternatives", _alternatives(target["alternatives"]))
     parts += recipe_sections(document)
     parts += section("Steps", _steps(document["receipts"])) if document["receipts"] else []
     parts += batch_norm_sections(document)
@@ -51,17 +38,38 @@ def surgery_report(document: dict[str, Any]) -> list[RenderableType]:
     parts += fold_sections(document)
     parts += depth_sections(document)
     if document.get("proof"):
-        parts += section("Proof on a tiny random twin", _proof(document["proof"]))
+        parts += section("Proof on a tiny random twin", proof_table(document["proof"]))
     if plan:
         parts += _plan(plan)
     elif not document.get("preview"):
         parts += verification_report(document["verification"])
-    notes = [*document.get("notes", ()), *_receipt_notes(document["receipts"])]
+    notes = surgery_notes(document)
     if notes:
-        parts += section("Notes", facts([("·", note) for note in dict.fromkeys(notes)]))
+        parts += section("Notes", facts([("·", note) for note in notes]))
     if document["output"]:
         parts += [*section("Load it"), *code(loading_lines(document, document["output"]))]
     return [*parts, Text(), ending(document)]
+
+
+def surgery_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The head of the report: what was opened, what became of it, by which choices."""
+    contracts = dict.fromkeys(receipt["contract"] for receipt in document["receipts"])
+    return [
+        ("source", _described(document["source"])),
+        *([("contract", ", ".join(contracts))] if contracts else []),
+        *_target(document["target"]),
+        *_norms(document["receipts"]),
+        *batch_norm_facts(document),
+        *depth_facts(document),
+        *removal_facts(document),
+    ]
+
+
+def surgery_notes(document: Mapping[str, Any]) -> list[str]:
+    """What the surgery and its steps want known, each once."""
+    own = document.get("notes") or ()
+    steps = (note for receipt in document["receipts"] for note in receipt.get("notes") or ())
+    return list(dict.fromkeys([*own, *steps]))
 
 
 def _unwritten(document: Mapping[str, Any]) -> str:
@@ -85,10 +93,10 @@ def _target(target: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "expected in", f"{', '.join(others)} (by its configuration, not tested)"
 
 
-def _alternatives(alternatives: Iterable[Mapping[str, Any]]) -> RenderableType:
-    """What else could have been chosen, what it costs, and why it was not."""
+def alternatives_section(target: Mapping[str, Any]) -> list[RenderableType]:
+    """What else could have been chosen, what it costs, and why it was not; empty without any."""
     rows = []
-    for one in alternatives:
+    for one in target.get("alternatives") or ():
         size = one["bytes"]
         rows.append(
             [
@@ -101,7 +109,7 @@ def _alternatives(alternatives: Iterable[Mapping[str, Any]]) -> RenderableType:
             ]
         )
     columns = ["target", "parameters", "bytes", "context", "expected in", "why not"]
-    return plain_table(columns, rows, right=(1, 2))
+    return section("Alternatives", plain_table(columns, rows, right=(1, 2))) if rows else []
 
 
 def _context(context: Sequence[int | None] | None) -> str:
@@ -131,11 +139,7 @@ def _steps(receipts: Iterable[Mapping[str, Any]]) -> RenderableType:
     return plain_table(["surgery", "contract", *_TENSORS], rows, right=range(2, 6))
 
 
-def _receipt_notes(receipts: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [note for receipt in receipts for note in receipt.get("notes") or ()]
-
-
-def _proof(proof: Mapping[str, Any]) -> RenderableType:
+def proof_table(proof: Mapping[str, Any]) -> RenderableType:
     """Errors must stay under the bound; each negative control, a sabotaged result, must not."""
     rows = [
         [form, figure(error), figure(proof["bound"]), figure(proof["controls"].get(form))]

@@ -105,6 +105,8 @@ def _after_surgery(document: Document, asked: Asked) -> list[str]:
         healed = output_name("heal", output, {})
         teacher = f"-o {shlex.quote(healed)} --teacher {shlex.quote(asked.model)}"
         lines.append(asked.line("heal", output, options=teacher))
+    if document.get("losses") or document.get("samples"):
+        lines.append(f"{Asked(output).line('report', output)}  # one page, to read and to pass on")
     return lines
 
 

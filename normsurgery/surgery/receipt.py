@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from normsurgery.report.names import folded
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -31,7 +33,10 @@ class Receipt:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The receipt as it stands in documents and in `surgery.json`: tensors as counts."""
+        """The receipt as it stands in documents and in `surgery.json`.
+
+        Tensors are counted; those that were touched are named, repeated blocks in one pattern.
+        """
         return {
             "surgery": self.surgery,
             "contract": self.contract,
@@ -42,10 +47,19 @@ class Receipt:
                 "added": len(self.added),
                 "dropped": len(self.dropped),
             },
+            "names": {
+                "changed": _patterns(self.changed),
+                "added": _patterns(self.added),
+                "dropped": _patterns(self.dropped),
+            },
             "config": self.config,
             "norms": self.norms,
             "notes": list(self.notes),
         }
+
+
+def _patterns(names: Iterable[str]) -> list[str]:
+    return [pattern for pattern, _ in folded(names)]
 
 
 def receipt_of(

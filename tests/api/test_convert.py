@@ -65,6 +65,13 @@ def test_the_papers_say_what_was_done_and_no_path(trained, tmp_path):
     source = (trained / "model.safetensors").read_bytes()
     assert papers["files"]["source"] == {"model.safetensors": sha256(source).hexdigest()}
     assert papers["verification"]["verdict"] == "pass"
+    changed = papers["receipts"][0]["names"]["changed"]
+    assert (
+        "transformer.h.{0-5}.attn.c_proj.weight" in changed and "transformer.wpe.weight" in changed
+    )
+    assert (
+        set(papers["config_diff"]) == {"auto_map"} and papers["config_diff"]["auto_map"][0] is None
+    )
     for name in ("surgery.json", "README.md", "modeling_rmsnorm.py", "config.json"):
         assert str(tmp_path) not in (out / name).read_text()
         assert str(trained.parent) not in (out / name).read_text()

@@ -37,7 +37,7 @@ def healed(trained, tmp_path_factory):
         patch.setattr("normsurgery.api.texts.JUDGED_TOKENS", 2048)
         out = tmp_path_factory.mktemp("prune") / "out"
         document = normsurgery.prune(
-            trained, out, drop=2, substitute="merge", heal="sequential", explain=True,
+            trained, out, drop=2, substitute="merge", heal="sequential",
             tokens=12_288, max_length=128,
         ).to_dict()  # fmt: skip
     return out, document
@@ -81,7 +81,8 @@ def test_text_chooses_a_window_and_every_score_is_kept(trained, tmp_path):
     papers = json.loads((out / "surgery.json").read_text())
     assert papers["scores"] == document["scores"] and papers["losses"] == document["losses"]
     assert papers["recipe"]["steps"][0]["method"] == "angular"
-    assert (out / "scores.png").read_bytes().startswith(b"\x89PNG")
+    assert [one["name"] for one in papers["plots"]] == ["block-scores", "losses"]
+    assert (out / "plots" / "block-scores.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_iterative_measures_again_after_each_block(trained, tmp_path):

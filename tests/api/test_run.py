@@ -48,6 +48,9 @@ def test_several_steps_make_one_output_that_is_made_again_byte_for_byte(tiny, tm
     assert str(tmp_path) not in json.dumps(papers) and str(source) not in json.dumps(papers)
     assert papers["recipe"]["seed"] == 3 and papers["recipe"]["source"] == source.name
     assert set(papers["files"]["source"]) == {"model.safetensors"}
+    assert not {"surgery.json", "README.md"} & set(papers["files"]["result"])  # of the step before
+    assert papers["config_diff"]["n_layer"] == [3, 4]
+    assert papers["config_diff"]["tie_word_embeddings"][1] is False
     again = [f"source={source}", f"output={tmp_path / 'again'}"]
     run(tmp_path / "out/surgery.json", overrides=again)
     assert contents(tmp_path / "again") == contents(tmp_path / "out")

@@ -31,6 +31,7 @@ DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "run": documents.convert_document,
     "card": documents.card_document,
     "push": documents.push_document,
+    "report": documents.report_document,
 }
 NEEDED = {
     "inspect": [MODEL],
@@ -47,6 +48,7 @@ NEEDED = {
     "run": [RECIPE],
     "card": [MODEL],
     "push": [MODEL, "user/pythia-rms"],
+    "report": [MODEL],
 }
 OPTIONS = [
     ("inspect", "--health", "health", True),
@@ -158,6 +160,7 @@ OPTIONS = [
             ("--allow-pickle", "allow_pickle", True),
         )
     ),
+    *((command, "--plots", "plots", True) for command in ("fold", "remove_ln", "prune", "heal")),
     ("verify", "--data=t.txt", "data", Path("t.txt")),
     ("verify", "--tokens=99", "tokens", 99),
     ("verify", "--max-length=64", "max_length", 64),
@@ -208,6 +211,16 @@ OPTIONS = [
     ("push", "--unverified", "unverified", True),
     ("push", "--i-have-permission", "i_have_permission", True),
     ("push", "--dry-run", "dry_run", True),
+    ("report", "--output=page.html", "output", Path("page.html")),
+    ("report", "--overwrite", "overwrite", True),
+    ("report", "--samples=3", "samples", 3),
+    ("report", "--prompt=Once", "prompts", ("Once",)),
+    ("report", "--data=t.txt", "data", "t.txt"),
+    ("report", "--source=gpt2", "source", "gpt2"),
+    ("report", "--device=cpu", "device", "cpu"),
+    ("report", "--seed=3", "seed", 3),
+    ("report", "--trust-remote-code", "trust_remote_code", True),
+    ("report", "--allow-pickle", "allow_pickle", True),
 ]
 
 

@@ -12,7 +12,7 @@ from tests.cli.invoke import command, script
 HEAVY = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "accelerate", "yaml")
 COMMANDS = [
     *["inspect", "convert", "remove-ln", "fold-bn", "fold", "prune", "arrange", "heal", "verify"],
-    *["run", "card", "push", "bench", "eval", "doctor"],
+    *["run", "report", "card", "push", "bench", "eval", "doctor"],
 ]
 PROBE = f"""
 import json, sys

@@ -568,6 +568,28 @@ def push_document() -> dict[str, Any]:
     }
 
 
+def report_document() -> dict[str, Any]:
+    return {
+        "command": "report",
+        "version": "0.1.0",
+        "result": "out",
+        "output": "out.report.html",
+        "bytes": 31_000,
+        "source": source(),
+        "surgery": "convert",
+        "verdict": "pass",
+        "files": [{"name": "model.safetensors", "sha256": "ab" * 32, "now": "matches"}],
+        "source_files": [
+            {"name": "model.safetensors", "sha256": "cd" * 32, "now": "not looked at"}
+        ],
+        "unchanged": True,
+        "pictures": ["losses"],
+        "samples": 3,
+        "notes": ["Both models went on from the same prompts, greedily, for this page."],
+        "seconds": 1.2,
+    }
+
+
 def card_document() -> dict[str, Any]:
     """A card that was made again from a person's template."""
     return {

@@ -72,15 +72,17 @@ def test_after_inspect_there_is_nothing_where_nothing_applies_as_it_is(rows):
     ],
 )
 def test_after_a_surgery_comes_a_verification_on_text_of_one_s_own(capsys, make, wanted):
-    (line,) = next_lines(make(), ASKED)
+    line, *page = next_lines(make(), ASKED)
+    assert [one.partition("  #")[0] for one in page] in ([], ["normsurgery report out"])
     assert line.endswith(wanted) and parses(line)
 
 
 def test_what_was_cut_is_healed_next(capsys):
-    verify, heal = next_lines(documents.prune_document(), ASKED)
+    verify, heal, page = next_lines(documents.prune_document(), ASKED)
     assert "--contract fitted" in verify
     assert heal == "normsurgery heal out -o out-healed --teacher './my model'"
-    assert parses(verify) and parses(heal)
+    assert page.startswith("normsurgery report out  # ")
+    assert parses(verify) and parses(heal) and parses(page)
 
 
 def test_pictures_are_not_called_text():

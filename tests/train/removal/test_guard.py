@@ -59,6 +59,9 @@ def test_it_goes_back_to_before_the_removal_that_did_it(tmp_path, failed, start,
     assert [step for step, _ in checkpoints(work)] == left
     assert f"diverged at step {failed}: bad" in course.notes[0]
     assert f"back to step {start}" in course.notes[0]
+    (rollback,) = course.rollbacks
+    assert (rollback.step, rollback.back_to) == (failed, start)
+    assert Course.from_dict(course.to_dict()) == course
 
 
 def test_without_a_checkpoint_before_it_the_run_starts_again(tmp_path):
@@ -123,6 +126,7 @@ def test_a_run_that_went_back_is_resumed_to_the_same_bits(tiny, tmp_path, monkey
         resume_from=last_checkpoint(tmp_path / "a"),
     )  # fmt: skip
     assert resumed.retries == 1 and resumed.notes == whole.notes
+    assert resumed.rollbacks == whole.rollbacks and len(whole.rollbacks) == 1
     assert all(torch.equal(whole.state[name], resumed.state[name]) for name in whole.state)
 
 
