@@ -96,14 +96,15 @@ def recipe_keys() -> str:
 def _sections(schema: dict[str, Any]) -> Iterator[str]:
     yield "### At the top\n\n" + _keys(schema)
     parts: dict[str, Any] = schema.get("$defs", {})
-    verify = next(
-        (x for x in schema["properties"]["verify"].get("anyOf", ()) if "properties" in x), None
-    )
-    if verify is not None:
-        yield "### Under `verify`\n\n" + _keys(verify)
-    for name, part in parts.items():
-        if "surgery" in part.get("properties", {}):
-            yield f"### `surgery: {name}`\n\n{part['description']}\n\n{_keys(part)}"
+    for name, said in schema["properties"].items():
+        for one in said.get("anyOf", ()):
+            part = parts.get(one.get("$ref", "").rpartition("/")[2], one)
+            if "properties" in part:
+                yield f"### Under `{name}`\n\n{_keys(part)}"
+    for part in parts.values():
+        surgery = part.get("properties", {}).get("surgery")
+        if surgery:
+            yield f"### `surgery: {surgery['const']}`\n\n{part['description']}\n\n{_keys(part)}"
 
 
 def _keys(part: dict[str, Any]) -> str:
