@@ -6,9 +6,9 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := normsurgery tests benchmarks
+CODE := normsurgery tests benchmarks docs
 
-.PHONY: demo test test-gpu bench census schema lint fix check clean
+.PHONY: demo test test-gpu bench census schema docs figure lint fix check clean
 
 demo: $(STAMP) ## convert the GPT-2 that the project ships, and show the report
 	$(BIN)/normsurgery convert tests/data/tiny-gpt2-6x96 -o demo-out --overwrite
@@ -29,6 +29,12 @@ census: $(STAMP) ## every family of transformers: what converts, with which erro
 schema: $(STAMP) ## the JSON schema of recipes, for editors, from what they are checked against
 	$(BIN)/python -c 'from normsurgery.recipe_editor import schema_text; print(schema_text(), end="")' \
 		> recipes/recipe.schema.json
+
+docs: $(STAMP) ## the documentation as a site, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+figure: $(STAMP) ## the README's picture of a run, drawn anew from a run
+	$(BIN)/python docs/figure.py
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)
@@ -62,4 +68,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out site

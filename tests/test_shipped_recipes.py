@@ -230,12 +230,12 @@ def test_prune_and_heal_in_one_run(llama: Path, tmp_path: Path) -> None:
 
 
 def check_lens_tools(graft: Path) -> None:
-    """What the README reads out of a graft is a GPT-2 without norms, in TransformerLens' terms."""
-    readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
-    blocks = readme.split("```python\n")[1:]
+    """What the docs read out of a graft is a GPT-2 without norms, in TransformerLens' terms."""
+    page = (RECIPES.parent / "docs" / "surgeries" / "remove-ln.md").read_text(encoding="utf-8")
+    blocks = page.split("```python\n")[1:]
     code = next(block for block in blocks if "unembed.W_U" in block).partition("```")[0]
     names: dict[str, Any] = {}
-    exec(code.replace('"OUT/', f'"{graft}/'), names)
+    exec(code.replace('"gpt2-normfree/', f'"{graft}/'), names)
     lens = {name: value.double() for name, value in names["state"].items()}
     model = AutoModelForCausalLM.from_pretrained(graft, trust_remote_code=True).double()
     ids = torch.randint(0, 1000, (2, 20), generator=torch.Generator().manual_seed(0))

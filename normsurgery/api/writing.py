@@ -26,6 +26,7 @@ from normsurgery.checkpoint import (
     write_weights,
 )
 from normsurgery.errors import VerificationError
+from normsurgery.hub.outputs import PAPERS
 from normsurgery.plots import check_matplotlib
 from normsurgery.report.card import card_record, model_card
 from normsurgery.report.progress import Progress, Silent
@@ -191,6 +192,7 @@ def _write_papers(
     papers = _identified(source, document, seed)
     papers["files"] = {
         "source": {record.name: record.sha256 for record in hash_files(source.weight_files)},
+        # The papers of a source that is an output itself are replaced below.
         "result": {one.name: one.sha256 for one in files if one.name not in _OUR_PAPERS},
     }
     papers["config_diff"] = config_diff(source, staged)
@@ -214,7 +216,7 @@ def write_papers(
     papers = {key: value for key, value in document.items() if key not in _NOT_IN_PAPERS}
     papers["card"] = card_record(papers, source_card, notes)
     text = json.dumps(papers, indent=2, ensure_ascii=False) + "\n"
-    (staged / "surgery.json").write_text(text, encoding="utf-8")
+    (staged / PAPERS).write_text(text, encoding="utf-8")
     card = model_card(papers, source_card, notes=notes)
     (staged / "README.md").write_text(card, encoding="utf-8", errors="surrogateescape")
 

@@ -235,8 +235,10 @@ def won_back(entry: Document) -> float | None:
 def won_back_line(entry: Document) -> str | None:
     """A sentence on `won_back`; None where there is nothing to say."""
     share = won_back(entry)
-    if share is None or entry["drop"]["mean"] == entry["result"]["mean"]:
+    if share is None:
         return None
+    if _nats(entry["drop"]["mean"]) == _nats(entry["result"]["mean"]):
+        return None  # a plain drop, measured twice: they differ by rounding
     if share < 0:
         return "worse than dropping the blocks and doing nothing else"
     return f"{100 * share:.1f} % of the loss that dropping the blocks cost is won back"

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import normsurgery
+from normsurgery.hub.outputs import check_unchanged, read_output
+from normsurgery.report.progress import Silent
 from tests.cli.invoke import command
 
 
@@ -27,6 +29,13 @@ def test_the_blocks_lie_in_the_order_of_the_list(trained, dropped):
     assert len(after) == len(before) - 2 * 12
     assert document["blocks"]["dropped"] == [2, 5]
     assert json.loads((out / "config.json").read_text())["n_layer"] == 4
+
+
+def test_the_papers_of_a_result_s_result_speak_of_its_own_files(dropped, tmp_path):
+    normsurgery.arrange(dropped[0], tmp_path / "again", blocks="0-2", verify=False)
+    check_unchanged(read_output(tmp_path / "again"), Silent())
+    papers = json.loads((tmp_path / "again" / "surgery.json").read_text())
+    assert "model.safetensors" in papers["files"]["result"]
 
 
 def test_the_document_says_what_was_promised_and_found(dropped):

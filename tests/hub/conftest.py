@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
-from tests.hub.server import TOKEN, Hub, serving
+from tests.hub.client import point_at
+from tests.hub.server import Hub, serving
 
 WEIGHTS = bytes(range(256)) * 40
 FILES = {
@@ -27,19 +27,7 @@ CARD = "---\nlicense: mit\ntags:\n- normsurgery\n---\n\n# A model\n\nSaid in ful
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """The server; every request of huggingface_hub in this process goes there, with a token."""
     with serving() as known:
-        template = known.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for name, value in {
-            "ENDPOINT": known.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": template,
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-        }.items():
-            assert hasattr(constants, name)
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        point_at(known.url, monkeypatch, tmp_path)
         yield known
 
 

@@ -123,6 +123,9 @@ def test_nothing_is_won_back_where_nothing_was_lost_or_measured():
     document = documents.prune_document()
     document["losses"] = {"x": {**entry, "result": entry["drop"]}}
     assert "won back" not in shown(document) and "worse" not in shown(document)
+    rounded = {**entry["drop"], "mean": entry["drop"]["mean"] + 1e-8}
+    document["losses"] = {"x": {**entry, "result": rounded}}
+    assert "won back" not in shown(document) and "worse" not in shown(document)
 
 
 def test_training_shows_its_method_and_losses():
