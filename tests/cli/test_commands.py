@@ -197,6 +197,7 @@ OPTIONS = [
     ("eval", "--allow-pickle", "allow_pickle", True),
     ("run", "--set=seed=1", "overrides", ("seed=1",)),
     ("run", "--dry-run", "dry_run", True),
+    ("run", "--no-fuse", "fuse", False),
     ("push", "--public", "private", False),
     ("push", "--create-pr", "create_pr", True),
     ("push", "--revision=v2", "revision", "v2"),
