@@ -6,6 +6,8 @@ each kind of failure its exit code (the README lists them).
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SurgeryError(Exception):
     """Something stopped the run; `message` says what, `hint` names the next thing to try."""
@@ -56,3 +58,11 @@ class HubError(SurgeryError):
     """The Hub could not be reached, or refused."""
 
     exit_code = 7
+
+
+class NotPushedError(HubError):
+    """A recipe's output stands, but was not pushed. document: of the recipe, but for the push."""
+
+    def __init__(self, message: str, hint: str, document: dict[str, Any]) -> None:
+        super().__init__(message, hint)
+        self.document = document

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from normsurgery.api.push import check_licence, check_request, push
-from normsurgery.errors import HubError, SurgeryError
+from normsurgery.errors import NotPushedError, SurgeryError
 from normsurgery.hub.errors import no_token
 from normsurgery.recipe import Recipe
 from normsurgery.report.next_steps import push_line
@@ -41,19 +41,20 @@ def check_push(recipe: Recipe, *, dry_run: bool) -> None:
         check_licence(source_card(recipe.source), permitted=False)
 
 
-def pushed(recipe: Recipe, progress: Progress | None) -> dict[str, Any]:
-    """Push the output; the document of `push`.
+def pushed(recipe: Recipe, document: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
+    """Push the output; the document of `push`. document: what the recipe did.
 
-    Raises HubError for whatever stops it: the output stays, and the hint pushes it again.
+    Raises NotPushedError for whatever stops it: the output stays, and the hint pushes it again.
     """
     options = {key: value for key, value in recipe.push.items() if key != "to"}
     try:
         return push(recipe.output, recipe.push["to"], progress=progress, **options).to_dict()
     except SurgeryError as error:
         again = push_line(recipe.output, recipe.push)
-        raise HubError(
+        raise NotPushedError(
             f"{recipe.output} is complete, but it was not pushed: {error.message}",
             f"{error.hint}; then: {again}" if error.hint else again,
+            document,
         ) from error
 
 

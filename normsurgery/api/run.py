@@ -52,7 +52,8 @@ def run(
     dry_run: the plan of all steps; the first pass is planned on its source in detail. fuse: False
     writes and verifies every step by itself.
     Raises UsageError for anything wrong with the recipe, HubError for a push that cannot be (before
-    the first step) or that fails (the output stays), else what the surgeries raise.
+    the first step), NotPushedError for one that failed (the output stays), else what the surgeries
+    raise.
     """
     checked = read_recipe(Path(recipe), overrides)
     if checked.push:
@@ -80,16 +81,19 @@ def run(
         from normsurgery.api.chain import run_chain  # torch: a wrong recipe must not wait for it
 
         document = run_chain(checked, steps, call)
-    return RunResult(document | _push(checked, progress, dry_run=dry_run), checked)
+    result = RunResult(document, checked)
+    if not checked.push or os.environ.get("RANK", "0") != "0":  # of several processes one pushes
+        return result
+    return RunResult({**document, "push": _push(result, progress, dry_run=dry_run)}, checked)
 
 
-def _push(recipe: Recipe, progress: Progress | None, *, dry_run: bool) -> dict[str, Any]:
-    """What the document says of the push; nothing where there is none, or another process does."""
-    if not recipe.push or os.environ.get("RANK", "0") != "0":
-        return {}
+def _push(result: RunResult, progress: Progress | None, *, dry_run: bool) -> dict[str, Any]:
+    """What the document says of the push."""
     from normsurgery.api.publish import planned_push, pushed
 
-    return {"push": planned_push(recipe) if dry_run else pushed(recipe, progress)}
+    if dry_run:
+        return planned_push(result.recipe)
+    return pushed(result.recipe, result.to_dict(), progress)
 
 
 def _plan(recipe: Recipe, together: Sequence[Sequence[Pass]], call: Call) -> dict[str, Any]:

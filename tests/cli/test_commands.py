@@ -204,6 +204,7 @@ OPTIONS = [
     ("run", "--dry-run", "dry_run", True),
     ("card", "--template=t.md", "template", Path("t.md")),
     ("card", "--dry-run", "dry_run", True),
+    ("run", "--no-fuse", "fuse", False),
     ("push", "--public", "private", False),
     ("push", "--create-pr", "create_pr", True),
     ("push", "--revision=v2", "revision", "v2"),

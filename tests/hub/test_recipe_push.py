@@ -15,6 +15,7 @@ import normsurgery
 from normsurgery import HubError, UsageError
 from normsurgery.api.publish import check_push, planned_push, pushed
 from normsurgery.cli import main
+from normsurgery.errors import NotPushedError
 from normsurgery.recipe import Recipe, read_recipe
 from normsurgery.report.next_steps import push_line
 from tests.cli.invoke import Fake
@@ -102,7 +103,9 @@ def test_a_push_that_fails_leaves_the_output_and_says_how_to_go_on(
     recipe = write(push={"to": "user/model", "message": "A title"})
     assert main(["run", str(recipe)]) == 7
     out = tmp_path / "out"
-    said = " ".join(capsys.readouterr().err.split())
+    printed = capsys.readouterr()
+    assert "Load it" in printed.out and "Pushed" not in printed.out
+    said = " ".join(printed.err.split())
     assert f"{out} is complete, but it was not pushed: your token may not write" in said
     again = f"normsurgery push {out} user/model --message 'A title'"
     assert said.endswith(f"; then: {again}")
@@ -112,9 +115,10 @@ def test_a_push_that_fails_leaves_the_output_and_says_how_to_go_on(
 
 def test_a_public_repository_is_no_place_for_a_private_push(hub: Hub, output: Path) -> None:
     hub.make("user/model", private=False)
-    with pytest.raises(HubError, match=r"was not pushed: user/model is public") as caught:
-        pushed(Recipe("gpt2", str(output), (), {}, {"to": "user/model"}), None)
+    with pytest.raises(NotPushedError, match=r"was not pushed: user/model is public") as caught:
+        pushed(Recipe("gpt2", str(output), (), {}, {"to": "user/model"}), {"a": 1}, None)
     assert caught.value.hint.endswith(f"; then: normsurgery push {output} user/model")
+    assert (caught.value.exit_code, caught.value.document) == (7, {"a": 1})
 
 
 def carded(tiny: Tiny, where: Path, licence: str) -> Path:
@@ -186,7 +190,7 @@ def test_a_licence_does_not_stop_one_who_has_permission(
 def test_every_option_reaches_the_push(hub: Hub, tmp_path: Path) -> None:
     out = write_output(tmp_path / "out", verdict="skipped", card=CARD.replace("mit", "by-nd"))
     options = {"private": False, "unverified": True, "i_have_permission": True, "create_pr": True}
-    document = pushed(Recipe("gpt2", str(out), (), {}, {"to": "user/model", **options}), None)
+    document = pushed(Recipe("gpt2", str(out), (), {}, {"to": "user/model", **options}), {}, None)
     made = hub.repositories["user/model"]
     assert document["verdict"] == "skipped" and not made.private
     card = made.files("refs/pr/1")["README.md"].decode()
