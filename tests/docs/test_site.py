@@ -68,6 +68,8 @@ def test_every_command_recipe_key_and_public_name_is_there(site: Path) -> None:
     keys = {key for part in (schema["properties"], *steps) for key in part} - {"surgery"}
     recipes = (site / "recipes" / "index.html").read_text(encoding="utf-8")
     assert len(keys) > 20 and all(f"<code>{key}</code>" in recipes for key in keys)
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert f"<code>{path.stem}</code>" in recipes
     api = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name, home in normsurgery._HOME_OF.items():
         assert f'id="normsurgery.{home}.{name}"' in api, name
