@@ -10,6 +10,10 @@ package read to compute, to copy and to hash. most: how often the most-read tens
 read, hashing apart. loaded: bytes of weight files of the models that were loaded to verify. CPU is
 user + system time of the child, interpreter and imports included. Memory is the peak of RssAnon in
 /proc/PID/status; pages of mapped files are not in it. What is generated is deleted.
+
+Once, on a busy machine with two cores (one round, 12 layers, 184 MB, the third recipe): in one pass
+1.15 times the source was written, 3.00 read, 3.15 loaded, in 36 CPU seconds; step by step 3.28,
+7.23, 10.62 and 102. Without verification the CPU seconds do not differ (9.3 and 9.5).
 """
 
 from __future__ import annotations
