@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -18,12 +19,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.digits import train_classifier
 from tests.families import build
 
-settings.register_profile("fixed", derandomize=True)  # the same examples in every run
+# The same examples in every run, and no test that fails because the machine is busy.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fixed")
 
 TRAINED = Path(__file__).parent / "data" / "tiny-gpt2-6x96"
 
 Tiny = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries hold lives to the end: looking through it took a sixth of it."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from normsurgery.api.document import peak_memory_bytes
 from normsurgery.api.healing import Job, described, healed, model_source, planned
 from normsurgery.api.result import Result
 from normsurgery.api.writing import Writing
+from normsurgery.calibrate.text.sources import row_length
 from normsurgery.checkpoint import check_destination, open_checkpoint
 from normsurgery.graft.doors import one_door
 from normsurgery.report.progress import Progress, Silent
@@ -19,6 +20,8 @@ from normsurgery.surgery.receipt import Receipt
 from normsurgery.train.options import LossWeights, Method, TrainOptions
 from normsurgery.train.run import Subject, pairing
 from normsurgery.verify import check_comparable
+
+LONGEST_ROW = 512  # tokens: two models, activations and gradients are in memory at once
 
 
 class HealResult(Result):
@@ -35,7 +38,7 @@ def heal(
     data: str | None = None,
     text_column: str = "text",
     tokens: int = 500_000,
-    max_length: int | None = 512,
+    max_length: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
     lr: float | None = None,
@@ -69,9 +72,10 @@ def heal(
     teacher: the original. train: adapters on every linear of the blocks, merged before writing
     ("lora"); head, final norm and the last three blocks ("head+last3"); or everything ("full").
     ce, kl, hidden: weights of cross-entropy, KL to the teacher at a temperature, and the error of
-    the stream at kept blocks. Weights train in float32 and are stored in the model's own names,
-    shards and dtype. plots: draw the training and the losses into output/plots, and show them in
-    the card. An interrupted run goes on with resume=True, to the same weights.
+    the stream at kept blocks. max_length: tokens a row; what the model reads, at most 512. Weights
+    train in float32 and are stored in the model's own names, shards and dtype. plots: draw the
+    training and the losses into output/plots, and show them in the card. An interrupted run goes
+    on with resume=True, to the same weights.
     In several processes (`accelerate launch`) only the main one writes; the others' documents have
     no losses and no verification.
     Sources: arXiv 2403.17887, 2411.15558.
@@ -120,6 +124,9 @@ def _job(
         Subject.of(one, trust_remote_code=trust_remote_code, allow_pickle=writing.allow_pickle)
         for one in (opened, original)
     )
+    if data["max_length"] is None:
+        usual = row_length(opened.directory, None, trust_remote_code=trust_remote_code)
+        data = {**data, "max_length": min(LONGEST_ROW, usual)}
     check_comparable(*(model_source(one) for one in (teacher, student)))
     pairing(student, teacher, options)
     source, notes = one_door(opened, student.examination.model_class)

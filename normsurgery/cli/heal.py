@@ -20,7 +20,7 @@ def heal(
     data: o.TextData = None,
     text_column: o.TextColumn = "text",
     tokens: o.TrainingTokens = 500_000,
-    max_length: o.RowLength = 512,
+    max_length: o.RowLength = None,
     steps: o.Steps = None,
     epochs: o.Epochs = None,
     lr: o.LearningRate = None,

@@ -255,7 +255,14 @@ TextColumn = Annotated[
 TrainingTokens = Annotated[
     int, typer.Option("--tokens", min=2, help="How many tokens of it to take; a tenth is held out.")
 ]
-RowLength = Annotated[int | None, typer.Option("--max-length", min=2, help="Tokens per row.")]
+RowLength = Annotated[
+    int | None,
+    typer.Option(
+        "--max-length",
+        min=2,
+        help="Tokens per row. [default: what the model reads, at most 512]",
+    ),
+]
 CalibrationLength = Annotated[
     int | None,
     typer.Option(

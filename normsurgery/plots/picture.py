@@ -13,7 +13,7 @@ from normsurgery.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 6.0  # inches; a phone shows it 360 pixels wide, where LETTERS are 11 pixels high
+WIDTH = 5.5  # inches; a phone shows it 360 pixels wide, where LETTERS are 12 pixels high
 LETTERS = 13.0  # points
 _DPI = 160
 # Okabe and Ito's colours, which colour-blind people tell apart.

@@ -80,7 +80,7 @@ def block_scores(rows: Rows, dropped: Sequence[int]) -> Figure:
     axes.set_xticks(list(starts), [str(rows[i]["blocks"][0]) for i in starts])
     size = len(rows[0]["blocks"])
     axes.set_xlabel("block" if size == 1 else f"first of {size} blocks")
-    axes.set_title("Cost of dropping (dark: cheapest in its row)")
+    axes.set_title("Cost (dark: cheapest in its row)")
     if len(rows) <= ANNOTATED:
         _annotate(axes, rows, methods, shares)
     _frame(axes, rows, len(methods), dropped)

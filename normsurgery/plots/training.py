@@ -145,7 +145,7 @@ def _strip(axes: Axes, marks: Mapping[str, Sequence[int]]) -> None:
     axes.set_ylim(len(marks) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title("gone at (position 0, end of text: merged)", fontsize=LETTERS - 1, color=GREY)
+    axes.set_title("step at which each went or merged", fontsize=LETTERS - 1, color=GREY)
 
 
 def _rolled_back(axes: Axes, rollbacks: Sequence[Mapping[str, Any]]) -> None:

@@ -217,12 +217,19 @@ def test_fewer_sites_make_a_partial_graft(gpt2, schedule, tmp_path):
     assert "some norms removed" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("task", "steps"), [("control", 5), ("train", 9)])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(gpt2, schedule, tmp_path, task, steps):
+@pytest.fixture(scope="module")
+def uninterrupted(gpt2, schedule, tmp_path_factory):
+    """What was asked for, the directory and the document of a run that was left alone."""
     asked: dict[str, Any] = {
         "finetune": True, "schedule": schedule, "save_every": 2, "verify": False, **TEXT,
     }  # fmt: skip
-    whole = normsurgery.remove_ln(gpt2, tmp_path / "whole", **asked).to_dict()
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    return asked, out, normsurgery.remove_ln(gpt2, out, **asked).to_dict()
+
+
+@pytest.mark.parametrize(("task", "steps"), [("control", 5), ("train", 9)])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(gpt2, uninterrupted, tmp_path, task, steps):
+    asked, directory, whole = uninterrupted
     with pytest.raises(InterruptedRunError):
         normsurgery.remove_ln(gpt2, tmp_path / "out", progress=Stops(task, steps), **asked)
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.remove-ln").is_dir()
@@ -232,7 +239,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(gpt2, schedule, tmp_path, 
         normsurgery.remove_ln(gpt2, tmp_path / "out", resume=True, lr=0.5, **asked)
     document = normsurgery.remove_ln(gpt2, tmp_path / "out", resume=True, **asked).to_dict()
     assert document["verification"]["verdict"] == "skipped"
-    one, two = (tmp_path / name / "model.safetensors" for name in ("out", "whole"))
+    one, two = (where / "model.safetensors" for where in (tmp_path / "out", directory))
     assert one.read_bytes() == two.read_bytes()
     assert document["control"]["loss"] == whole["control"]["loss"]
     assert document["losses"] == whole["losses"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from normsurgery.cli import main
 from tests.cli.invoke import ROOT, command, script
 
 MODEL = str(ROOT / "tests" / "data" / "tiny-gpt2-6x96")
@@ -77,36 +78,40 @@ def test_convert_prints_a_report_that_fits_80_columns(tmp_path, text):
     assert "13 LayerNorm → 13 RMSNorm" in done.stdout
 
 
-def test_verify_passes_the_result_and_exits_6_on_a_damaged_one(ran, tmp_path, text):
+def test_verify_passes_the_result_and_exits_6_on_a_damaged_one(ran, tmp_path, text, capsys):
     _, out = ran
     options = ["--data", text, "--tokens=128", "--device=cpu", "--json"]
-    good = command("verify", MODEL, str(out), *options)
-    assert (good.returncode, good.stderr) == (0, "")
+    good = main(["verify", MODEL, str(out), *options])
+    assert (good, capsys.readouterr().err) == (0, "")
     damaged = tmp_path / "damaged"
     shutil.copytree(out, damaged)
     weights = bytearray((damaged / "model.safetensors").read_bytes())
     weights[len(weights) // 2 :] = bytes(len(weights) - len(weights) // 2)
     (damaged / "model.safetensors").write_bytes(weights)
-    bad = command("verify", MODEL, str(damaged), *options)
-    assert (bad.returncode, bad.stderr) == (6, "")
-    verification = json.loads(bad.stdout)["verification"]
+    bad = main(["verify", MODEL, str(damaged), *options])
+    printed, said = capsys.readouterr()
+    assert (bad, said) == (6, "")
+    verification = json.loads(printed)["verification"]
     assert verification["verdict"] == "fail" and verification["reasons"]
 
 
-def test_inspect_reports_the_model_in_json_and_in_words():
-    document = json.loads(command("inspect", MODEL, "--json").stdout)
+def test_inspect_reports_the_model_in_json_and_in_words(capsys):
+    assert main(["inspect", MODEL, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
     assert document["source"]["parameters"] == 781_824
     assert len(document["norms"]) == 13
-    words = command("inspect", MODEL, "--health")
-    assert (words.returncode, words.stderr) == (0, "")
-    assert "transformer.h.{0-5}.ln_1" in words.stdout
-    assert "every value is finite" in words.stdout
+    assert main(["inspect", MODEL, "--health"]) == 0
+    words, said = capsys.readouterr()
+    assert said == ""
+    assert "transformer.h.{0-5}.ln_1" in words
+    assert "every value is finite" in words
 
 
-def test_a_dry_run_writes_nothing(tmp_path):
-    done = command("run", RECIPE, "--set", f"source={MODEL}", "--dry-run", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing written (dry run)" in done.stdout
+def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", RECIPE, "--set", f"source={MODEL}", "--dry-run"]) == 0
+    printed, said = capsys.readouterr()
+    assert said == "" and "nothing written (dry run)" in printed
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,14 +124,17 @@ def test_a_dry_run_writes_nothing(tmp_path):
         (["run", "recipe.yaml"], 2, "did you mean source?"),
     ],
 )
-def test_refusals_have_their_exit_code_and_leave_no_trace(tmp_path, arguments, code, message):
+def test_refusals_have_their_exit_code_and_leave_no_trace(
+    tmp_path, monkeypatch, capsys, arguments, code, message
+):
     (tmp_path / "taken").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "recipe.yaml").write_text("sorce: a\n", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
-    done = command(*arguments, cwd=tmp_path, HF_HUB_OFFLINE="1")
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    printed, said = capsys.readouterr()
+    assert printed == "" and message in said and "Traceback" not in said
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -87,7 +87,7 @@ def test_a_terminated_run_says_how_it_goes_on_and_does(tmp_path, schedule):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_twice_the_batches(tmp_path, schedule):
+def test_two_processes_train_as_one_with_twice_the_batches(tmp_path, schedule, capsys):
     words = ["remove-ln", MODEL, *ASKED, schedule, "--batch-size=4", "--json", "--control"]
     done = subprocess.run(
         [sys.executable, *LAUNCH, "-m", "normsurgery", *words, "-o", str(tmp_path / "two")],
@@ -95,9 +95,8 @@ def test_two_processes_train_as_one_with_twice_the_batches(tmp_path, schedule):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)  # of one process
-    alone = command(*words, "-o", str(tmp_path / "one"), "--gradient-accumulation=2")
-    assert alone.returncode == 0, alone.stderr
-    wanted = json.loads(alone.stdout)
+    assert main([*words, "-o", str(tmp_path / "one"), "--gradient-accumulation=2"]) == 0
+    wanted = json.loads(capsys.readouterr().out)
     for part in ("control", "training"):
         assert [loss for _, loss in document[part]["loss"]] == pytest.approx(
             [loss for _, loss in wanted[part]["loss"]], abs=1e-5

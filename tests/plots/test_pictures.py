@@ -86,7 +86,7 @@ def test_every_picture_is_a_png_and_an_svg_that_a_phone_can_show():
     root = xml.fromstring(picture.svg())
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and picture.title in picture.svg()
     png = picture.png()
-    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20], "big") == 960
+    assert png.startswith(b"\x89PNG") and int.from_bytes(png[16:20], "big") == 880
 
 
 @pytest.mark.parametrize("count", [1, 60])
