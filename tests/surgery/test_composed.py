@@ -52,7 +52,7 @@ def applied(source: Checkpoint, *steps) -> list[Applied]:
 def values(checkpoint: Checkpoint, directory: Path) -> dict[str, torch.Tensor]:
     directory.mkdir()
     write_weights(checkpoint, directory)
-    return load_file(directory / "model.safetensors")
+    return dict(load_file(directory / "model.safetensors"))
 
 
 def test_what_several_steps_change_is_rounded_once(source, tmp_path):
