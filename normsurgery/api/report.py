@@ -212,6 +212,11 @@ def _samples(
     from normsurgery.report.page.page import Samples
 
     if request.asked and original is not None:
+        if papers["target"]["form"] == "graft" and not trust:
+            raise UsageError(
+                "the result opens only by the modeling file beside its weights",
+                "--trust-remote-code runs it",
+            )
         from normsurgery.api.reporting.sampling import take_samples
         from normsurgery.verify import ModelSource
 

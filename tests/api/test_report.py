@@ -197,6 +197,16 @@ def test_without_samples_the_page_says_how_to_get_them(same, tmp_path):
     assert "--samples 3 --source MODEL" in text_of(result)
 
 
+def test_a_graft_is_sampled_only_with_trust(trained, tmp_path):
+    out = as_result(trained, tmp_path / "out")
+    papers = json.loads((out / "surgery.json").read_text())
+    papers["target"]["form"] = "graft"
+    (out / "surgery.json").write_text(json.dumps(papers))
+    with pytest.raises(normsurgery.UsageError, match="modeling file") as caught:
+        normsurgery.report(out, source=str(trained), samples=1)
+    assert "--trust-remote-code" in caught.value.hint
+
+
 def test_another_model_is_not_taken_for_the_source(same, trained, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(trained, other)
