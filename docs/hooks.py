@@ -56,29 +56,35 @@ def _command(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
     rows = [f"| `{p.metavar or p.name.upper()}` | {_cell(p.help or '')} |" for p in arguments]
-    rows += [f"| {_spelled(p)} | {_cell(_meaning(p))} |" for p in options if not p.hidden]
+    rows += [f"| {_spelled(p)} | {_meaning(p)} |" for p in options if not p.hidden]
     head = "| argument or option | meaning |\n|---|---|"
     return "\n".join([f"## normsurgery {name}\n", text + "\n", head, *rows])
 
 
 def _spelled(option: Any) -> str:
-    names = [*option.opts, *option.secondary_opts]
-    long = sorted(names, key=len, reverse=True)
-    value = "" if option.is_flag else " " + (option.metavar or _values(option))
-    return ", ".join([f"`{long[0]}{value}`", *(f"`{name}`" for name in long[1:])])
+    names = sorted([*option.opts, *option.secondary_opts], key=lambda one: not one.startswith("--"))
+    value = "" if option.is_flag or _words(option) else f" {option.metavar or _kind(option)}"
+    return ", ".join([f"`{names[0]}{value}`", *(f"`{name}`" for name in names[1:])])
 
 
-def _values(option: Any) -> str:
-    """The words that the option takes, or the name of their type."""
-    kind = option.type_descriptor.annotation
-    words = get_args(kind)
-    return "|".join(map(str, words)) if words else str(kind.__name__).upper()
+def _words(option: Any) -> tuple[str, ...]:
+    """The words that the option takes, where it takes no others."""
+    return tuple(w for w in get_args(option.type_descriptor.annotation) if isinstance(w, str))
+
+
+def _kind(option: Any) -> str:
+    return str(option.type_descriptor.annotation.__name__).upper()
 
 
 def _meaning(option: Any) -> str:
-    known = option.default is not None and not option.is_flag and not callable(option.default)
+    """What the option does, its default, and its words: the help as a table's cell."""
+    known = option.default not in (None, "", []) and not (
+        option.is_flag or callable(option.default)
+    )
     shown = known and "[default" not in (option.help or "")
-    return f"{option.help or ''}{f' [default: {option.default}]' if shown else ''}"
+    said = _cell(f"{option.help or ''}{f' [default: {option.default}]' if shown else ''}")
+    words = () if option.is_flag else _words(option)
+    return f"{said} One of {', '.join(f'`{word}`' for word in words)}." if words else said
 
 
 def _cell(text: str) -> str:
