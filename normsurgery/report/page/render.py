@@ -1,4 +1,4 @@
-"""The template, filled."""
+"""The templates, filled: a page of its own, and a piece for a notebook."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from normsurgery.report.page.blocks import Section, Table, Words
+from normsurgery.report.page.blocks import Block, Section, Table, Words
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
 
 _LONG = 44  # characters from which a cell may be broken into lines
 
@@ -44,19 +44,28 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
     from markupsafe import Markup
 
     style = Markup(_read("page.css").strip())
-    return _template().render(head=head, sections=sections, style=style).lstrip() + "\n"
+    page = _environment().get_template("page.html.j2")
+    return page.render(head=head, sections=sections, style=style).lstrip() + "\n"
+
+
+def render_piece(blocks: Sequence[Block]) -> str:
+    """Blocks as one element, with the few rules of style that they need."""
+    from markupsafe import Markup
+
+    style = Markup(_read("piece.css").strip())
+    return _environment().get_template("piece.html.j2").render(blocks=blocks, style=style).strip()
 
 
 @lru_cache(maxsize=1)
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=_shown,
+        finalize=_shown, loader=FunctionLoader(_read),
     )  # fmt: skip
     environment.globals["cell_class"] = _cell_class
-    return environment.from_string(_read("page.html.j2"))
+    return environment
 
 
 def _read(name: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from textwrap import dedent
 
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from normsurgery.report.page.blocks import Block, Heading, Line, Points, Span, Table, Words
+from normsurgery.report.page.blocks import Block, Code, Heading, Line, Points, Span, Table, Words
 
 _STYLES = {
     "bold green": "pass", "bold red": "fail", "bold yellow": "skipped", "yellow": "skipped",
@@ -23,7 +25,18 @@ def blocks_of(parts: Iterable[RenderableType]) -> tuple[Block, ...]:
 
     TypeError for anything else, so that no part of a report is lost without a word.
     """
-    return tuple(block for part in parts for block in _blocks(part))
+    found: list[Block] = []
+    for code, together in groupby(parts, key=_is_code):
+        if code:
+            found.append(Code(dedent("\n".join(str(line) for line in together))))
+        else:
+            found += (block for part in together for block in _blocks(part))
+    return tuple(found)
+
+
+def _is_code(part: RenderableType) -> bool:
+    """Lines to copy are those that a terminal must not break."""
+    return isinstance(part, Text) and bool(part.no_wrap)
 
 
 def _blocks(part: RenderableType) -> Iterator[Block]:
