@@ -18,16 +18,16 @@ from pydantic_core import core_schema as core
 from normsurgery.recipe_schema import SURGERIES, Push, RecipeKeys, Verify
 
 NAME = "recipe.schema.json"
-# What has other words here than on the command line, or none there.
-_WORDS = {
+# What has other words in a recipe than on the command line, or none there.
+_OF_THE_RECIPE = {
     "source": "What is rewritten: a directory, or a Hub id with @revision to pin a commit.",
     "steps": "Surgeries in order: each takes what the one before made.",
     "verify": "Whether the saved files are verified, and how.",
     "output": "The directory to write.",
     "overwrite": "Replace the output once the new one is complete.",
     "push": "The repository of the Hub that the output goes to once it stands, or keys.",
-    "to": "owner/name on the Hub; made where there is none.",
 }
+_OF_PUSH = {"to": "owner/name on the Hub; made where there is none."}
 
 
 class _ForEditors(GenerateJsonSchema):
@@ -82,8 +82,8 @@ def json_schema() -> dict[str, Any]:
         models[step.__name__]["description"] = _first_line(_command(name))
         _explain(models[step.__name__], _command(name))
     _explain(models[Verify.__name__], _command("convert"))
-    _explain(models[Push.__name__], _command("push"))
-    _explain(schema, _command("convert"))
+    _explain(models[Push.__name__], _command("push"), _OF_PUSH)
+    _explain(schema, _command("convert"), _OF_THE_RECIPE)
     schema |= {
         "title": "A recipe of normsurgery",
         "required": ["steps"],  # source and output may come from --set
@@ -92,12 +92,12 @@ def json_schema() -> dict[str, Any]:
     return {**dialect, **schema, "$defs": models}
 
 
-def _explain(model: dict[str, Any], command: Any) -> None:
-    """Give every key its words, and the default that it has on the command line."""
-    words, defaults = _words_of(command), _defaults_of(command)
+def _explain(model: dict[str, Any], command: Any, own: Mapping[str, str] | None = None) -> None:
+    """Give every key its words (its own, else the option's), and the option's default."""
+    words, defaults = {**_words_of(command), **(own or {})}, _defaults_of(command)
     for key, described in model["properties"].items():
-        if key in _WORDS or key in words:
-            described["description"] = _WORDS.get(key) or words[key]
+        if key in words:
+            described["description"] = words[key]
         if key in defaults:
             described["default"] = defaults[key]
 

@@ -42,6 +42,11 @@ def test_what_verify_and_push_take_is_explained(model):
     assert all(one["description"] for one in properties(model).values())
 
 
+def test_a_key_that_two_have_is_explained_for_each():
+    norm, repository = (SCHEMA["$defs"][name]["properties"]["to"] for name in ("Convert", "Push"))
+    assert "LayerNorm" in norm["description"] and "Hub" in repository["description"]
+
+
 def properties(model):
     return SCHEMA["$defs"][model.__name__]["properties"]
 
