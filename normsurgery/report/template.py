@@ -7,6 +7,7 @@ nothing but the values it is given, and includes no file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from normsurgery.nearest import did_you_mean
 from normsurgery.report.markdown import cell, literal, row
 
 if TYPE_CHECKING:
-    from jinja2 import Environment, StrictUndefined, nodes
+    from jinja2 import Environment, StrictUndefined, Template, nodes
 
 SHIPPED = "card_template.md"
 _IN_TEMPLATE = "<template>"  # the file name that Jinja gives to a template made of a string
@@ -38,11 +39,10 @@ def rendered(text: str, values: Mapping[str, Any], name: str = SHIPPED) -> str:
     """
     import jinja2
 
-    environment = _environment()
     try:
-        tree = environment.parse(text)
-        _check_names(environment, tree, values, name)
-        found = environment.from_string(text).render(values)
+        tree, template = _compiled(text)
+        _check_names(tree, template, values, name)
+        found = template.render(values)
     except jinja2.TemplateSyntaxError as error:
         raise _refused(name, error.lineno, str(error.message), _SEE) from None
     except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError,
@@ -54,6 +54,12 @@ def rendered(text: str, values: Mapping[str, Any], name: str = SHIPPED) -> str:
 def _refused(name: str, line: int | None, message: str, hint: str) -> UsageError:
     where = shown(name) if line is None else f"{shown(name)}, line {line}"
     return UsageError(f"{where}: {message}", hint)
+
+
+@lru_cache(maxsize=4)  # a process may write many cards, and compiling takes longer than filling
+def _compiled(text: str) -> tuple[nodes.Template, Template]:
+    environment = _environment()
+    return environment.parse(text), environment.from_string(text)
 
 
 def _environment() -> Environment:
@@ -102,7 +108,7 @@ def _strict() -> type[StrictUndefined]:
 
 
 def _check_names(
-    environment: Environment, tree: nodes.Template, values: Mapping[str, Any], name: str
+    tree: nodes.Template, template: Template, values: Mapping[str, Any], name: str
 ) -> None:
     """Raises UsageError for a variable that does not exist, also where it would not be reached."""
     from jinja2 import meta, nodes
@@ -110,7 +116,7 @@ def _check_names(
     names = list(tree.find_all(nodes.Name))
     # A `set` in one branch of an `if` counts as undeclared there.
     made = {node.name for node in names if node.ctx == "store"}
-    unknown = meta.find_undeclared_variables(tree) - {*values, *environment.globals, *made}
+    unknown = meta.find_undeclared_variables(tree) - {*values, *template.globals, *made}
     for node in names:
         if node.name in unknown:
             message = f"there is no variable {shown(node.name)}"

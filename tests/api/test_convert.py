@@ -14,10 +14,11 @@ import normsurgery
 from normsurgery.checkpoint import write_weights
 from tests.families import EXACT, FAMILIES, REFUSED
 
+CASES = [(family, "float32") for family in EXACT] + [(family, "bfloat16") for family in EXACT[::4]]
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", EXACT)
+@pytest.mark.parametrize(("family", "dtype"), CASES)
 def test_every_family_is_converted_and_verified_on_its_real_files(tiny, tmp_path, family, dtype):
     source = tiny(family, dtype=dtype)
     result = normsurgery.convert(source, tmp_path / "out", target="stock").to_dict()

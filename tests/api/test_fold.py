@@ -50,7 +50,7 @@ def test_what_is_left_is_said(folded):
         {
             "surgery": "fold", "what": ["norm", "value-bias", "key-bias"], "untie": False,
             "rotation": "hadamard", "data": None, "reference": None, "dtype": None,
-            "max_shard_size": None, "allow_nonfinite": False,
+            "max_shard_size": None, "allow_nonfinite": False, "plots": False,
         }
     ]  # fmt: skip
     card = (out / "README.md").read_text()

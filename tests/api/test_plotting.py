@@ -71,7 +71,7 @@ def test_steps_of_a_recipe_show_the_pictures_of_those_before(trained, tmp_path):
         papers = {
             **reported.convert_document(), **documents.statistics(),
             "recipe": {"verify": True, "steps": [step.to_dict()]},
-            "files": {"source": {}, "result": {}},
+            "files": {"source": {}, "result": {}}, "card": {"not_guaranteed": []},
         }  # fmt: skip
         copytree(source, target)  # the next one carries over what lies beside the weights
         papers["plots"], _ = drawn(papers, target)

@@ -138,9 +138,9 @@ def test_refusals_have_their_exit_code_and_leave_no_trace(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_writing_leaves_no_trace(tmp_path, number):
-    process = script(KILLED, str(int(number)), "convert", MODEL, "-o", str(tmp_path / "out"))
+def test_an_interrupt_while_writing_leaves_no_trace(tmp_path):
+    number = str(int(signal.SIGINT))
+    process = script(KILLED, number, "convert", MODEL, "-o", str(tmp_path / "out"))
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines() == [

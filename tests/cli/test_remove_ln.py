@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 import normsurgery
 from normsurgery.cli import main
-from tests.cli.invoke import ROOT, Fake, command, environment, script
+from tests.cli.invoke import ROOT, Fake, environment, script
 from tests.report import documents
 
 MODEL = str(ROOT / "tests" / "data" / "tiny-gpt2-6x96")
@@ -69,7 +69,7 @@ def test_only_the_main_process_speaks(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_terminated_run_says_how_it_goes_on_and_does(tmp_path, schedule):
+def test_a_terminated_run_says_how_it_goes_on_and_does(tmp_path, schedule, capsys):
     out = tmp_path / "out"
     words = ["remove-ln", MODEL, "-o", str(out), *ASKED, schedule, "--no-control", "--save-every=2"]
     process = script(INTERRUPTED, *words)
@@ -78,12 +78,12 @@ def test_a_terminated_run_says_how_it_goes_on_and_does(tmp_path, schedule):
     assert "error: interrupted" in said and "--resume goes on" in said
     assert not out.exists()
     assert [p.name for p in (tmp_path / ".out.remove-ln" / "removal").glob("checkpoint-*")]
-    resumed = command(*words, "--resume", "--json")
-    assert resumed.returncode == 0, resumed.stderr
-    document = json.loads(resumed.stdout)
+    assert main([*words, "--resume", "--json"]) == 0
+    printed, said = capsys.readouterr()
+    document = json.loads(printed)
     assert document["training"]["steps"] == 8
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert "step 8 of 8" in resumed.stderr  # a line now and then, where there is no terminal
+    assert "step 8 of 8" in said  # a line now and then, where there is no terminal
 
 
 @pytest.mark.slow

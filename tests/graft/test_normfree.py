@@ -150,7 +150,7 @@ assert (padded - logits[1]).abs().max() < 1e-4 * saved.std()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt2", "gpt2_mlp", "qwen3_inner", "mixtral"])
+@pytest.mark.parametrize("name", ["gpt2_mlp", "mixtral"])
 def test_a_fresh_process_opens_generates_saves_and_reopens_it(grafts, tmp_path, name):
     one, _, directory = grafts(name)
     ids = torch.arange(3, 12)[None]

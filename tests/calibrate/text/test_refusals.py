@@ -151,10 +151,13 @@ import json, sys
 from pathlib import Path
 from normsurgery.calibrate.text.sources import load_rows
 from normsurgery.errors import SurgeryError
-try:
-    load_rows(Path(sys.argv[1]), data=sys.argv[2], tokens=100, max_length=16)
-except SurgeryError as error:
-    print(json.dumps([type(error).__name__, error.message, error.hint]))
+said = []
+for data in sys.argv[2:]:
+    try:
+        load_rows(Path(sys.argv[1]), data=data, tokens=100, max_length=16)
+    except SurgeryError as error:
+        said.append([type(error).__name__, error.message, error.hint])
+print(json.dumps(said))
 """
 
 
@@ -184,28 +187,30 @@ def empty_hub() -> Iterator[str]:
     thread.join()
 
 
-def asked(model, data, tmp_path, **environment):
-    """What a process whose environment is this one with changes says of a data set."""
+def asked(model, tmp_path, *data, **environment):
+    """What a process whose environment is this one with changes says of each data set."""
     variables = {**os.environ, "HF_HOME": str(tmp_path / "home"), **environment}
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(model), data],
+        [sys.executable, "-c", CHILD, str(model), *data],
         env=variables, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_a_data_set_that_the_hub_does_not_have(build, tmp_path, empty_hub):
     pytest.importorskip("datasets")
     hub = {"HF_ENDPOINT": empty_hub, "HF_HUB_OFFLINE": "0"}
-    kind, message, hint = asked(build(), "owner/nothing", tmp_path, **hub)
+    (kind, message, hint), (_, _, spelling) = asked(
+        build(), tmp_path, "owner/nothing", "nothing", **hub
+    )
     assert kind == "UsageError" and "there is no data set owner/nothing" in message
     assert "HF_TOKEN" in hint
-    assert "owner/name[:config][@split]" in asked(build(), "nothing", tmp_path, **hub)[2]
+    assert "owner/name[:config][@split]" in spelling
 
 
 def test_a_data_set_while_offline(build, tmp_path):
     pytest.importorskip("datasets")
-    kind, message, hint = asked(build(), "owner/nothing:en@test", tmp_path, HF_HUB_OFFLINE="1")
+    ((kind, message, hint),) = asked(build(), tmp_path, "owner/nothing:en@test", HF_HUB_OFFLINE="1")
     assert kind == "HubError" and "owner/nothing:en@test" in message
     assert "HF_HUB_OFFLINE" in hint
