@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.api.conftest import HELD_OUT
 from tests.docs.files import make_files, with_recipes
 from tests.docs.models import MODELS, files_of
 from tests.docs.running import Made
 from tests.hub.client import point_at
 from tests.hub.server import Hub, serving
-
-# How many tokens the losses of a report are measured on.
-HELD_OUT = ("normsurgery.api.texts.JUDGED_TOKENS", "normsurgery.train.domains.OTHER_TOKENS")
 
 Desk = Callable[[str], Path]
 

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.docs.conftest import HELD_OUT
+from tests.api.conftest import HELD_OUT
 from tests.docs.notebook import code_cells, execute
 from tests.docs.pages import DOCS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from normsurgery.calibrate.text.tokenizer import Specials
 
@@ -11,7 +11,7 @@ _BUFFER = 1024  # rows that a shuffle draws from
 
 
 def packed(
-    pieces: Iterable[tuple[list[int], bool]], specials: Specials, *, max_length: int
+    pieces: Iterable[tuple[Sequence[int], bool]], specials: Specials, *, max_length: int
 ) -> Iterator[list[int]]:
     """Rows of max_length ids, the last one shorter: each prefix + body + suffix.
 

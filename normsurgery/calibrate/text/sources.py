@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from normsurgery.calibrate.text.hub_data import dataset_documents, parse
 from normsurgery.calibrate.text.packing import packed, shuffled, window
 from normsurgery.calibrate.text.rows import TextRows
 from normsurgery.calibrate.text.tokenizer import (
+    Encoder,
     Specials,
     check_ids,
-    encode,
     needed_tokenizer,
     specials_of,
 )
@@ -76,7 +76,8 @@ def load_rows(
             f"rows of {length} tokens hold no text: {specials.count} are special tokens",
             "raise --max-length",
         )
-    reader = _Reader(tokenizer, specials, length, _vocabulary(directory))
+    encoder = Encoder(tokenizer, directory)
+    reader = _Reader(tokenizer, encoder, specials, length, _vocabulary(directory))
     rows = shuffled(reader.rows(source.items), seed)
     chosen = window(rows, skip=skip_tokens, tokens=tokens)
     about = {**source.about, "max_length": length, "seed": seed, "skipped_tokens": skip_tokens}
@@ -108,9 +109,14 @@ class _Reader:
     """Documents → rows: texts packed, a conversation a row."""
 
     def __init__(
-        self, tokenizer: Any, specials: Specials, length: int, vocabulary: int | None
+        self,
+        tokenizer: Any,
+        encoder: Encoder,
+        specials: Specials,
+        length: int,
+        vocabulary: int | None,
     ) -> None:
-        self._tokenizer, self._specials = tokenizer, specials
+        self._tokenizer, self._encoder, self._specials = tokenizer, encoder, specials
         self._length, self._vocabulary = length, vocabulary
         self.cut = 0
 
@@ -126,11 +132,11 @@ class _Reader:
         else:
             yield from self._conversations(everything)
 
-    def _texts(self, documents: Iterable[Document]) -> Iterator[tuple[list[int], bool]]:
+    def _texts(self, documents: Iterable[Document]) -> Iterator[tuple[Sequence[int], bool]]:
         for document in documents:
             if not isinstance(document.content, str):
                 raise _mixed(document)
-            ids = encode(self._tokenizer, document.content)
+            ids = self._encoder.encode(document.content)
             check_ids(ids, self._vocabulary)
             yield ids, document.more
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from normsurgery.anatomy.runtime import quiet
 from normsurgery.errors import UsageError
@@ -13,6 +15,11 @@ from normsurgery.errors import UsageError
 _FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
     "sentencepiece.bpe.model", "tokenizer_config.json",
+)  # fmt: skip
+# They differ between models that read alike, and no tokenizer of transformers reads them.
+_OF_THE_MODEL = (
+    "config.json", "generation_config.json", "surgery.json", "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
 )  # fmt: skip
 # What AutoTokenizer raises for files that are absent, damaged or need a library that is absent.
 LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError)
@@ -67,6 +74,46 @@ def encode(tokenizer: Any, text: str, *, specials: bool = False) -> list[int]:
     with quiet():  # longer than the model's context: rows are cut from it afterwards
         ids: list[int] = tokenizer(text, add_special_tokens=specials)["input_ids"]
     return ids
+
+
+class Encoder:
+    """A tokenizer that reads a long text once: a command measures on the same text again and again.
+
+    The last few long texts are kept for the process, by the tokenizer's class and files. A
+    tokenizer whose code is not transformers' own is asked every time: it may read anything.
+    """
+
+    _KEPT, _LONG = 8, 2**14  # texts; characters
+    _read: ClassVar[OrderedDict[tuple[str, str], tuple[int, ...]]] = OrderedDict()
+
+    def __init__(self, tokenizer: Any, directory: Path) -> None:
+        self._tokenizer = tokenizer
+        self._identity = _identity(tokenizer, directory)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text, without special tokens."""
+        if self._identity is None or len(text) < self._LONG:
+            return tuple(encode(self._tokenizer, text))
+        key = (self._identity, text)
+        if key not in self._read:
+            self._read[key] = tuple(encode(self._tokenizer, text))
+            if len(self._read) > self._KEPT:
+                self._read.popitem(last=False)
+        self._read.move_to_end(key)
+        return self._read[key]
+
+
+def _identity(tokenizer: Any, directory: Path) -> str | None:
+    """The same for tokenizers that read every text alike; None where that cannot be known."""
+    kind = type(tokenizer)
+    if not kind.__module__.startswith("transformers."):
+        return None
+    found = hashlib.sha256(kind.__qualname__.encode())
+    for path in sorted(directory.iterdir()):
+        ours = path.suffix in (".json", ".txt", ".model") and path.name not in _OF_THE_MODEL
+        if ours and path.is_file():
+            found.update(f"{path.name}\0".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def specials_of(tokenizer: Any) -> Specials:
