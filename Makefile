@@ -27,7 +27,7 @@ census: $(STAMP) ## every family of transformers: what converts, with which erro
 	$(BIN)/python -m normsurgery.anatomy.census --batch-norm --csv census-batchnorm.csv
 
 schema: $(STAMP) ## the JSON schema of recipes, for editors, from what they are checked against
-	$(BIN)/python -c 'from normsurgery.recipe_editor import schema_text; print(schema_text(), end="")' \
+	$(BIN)/python -c 'from normsurgery.recipe.editor import schema_text; print(schema_text(), end="")' \
 		> recipes/recipe.schema.json
 
 docs: $(STAMP) ## the documentation as a site, in site/; a warning is an error

@@ -18,3 +18,16 @@ ContractName: TypeAlias = Literal["exact", "fitted", "lossy", "trained"]
 ExportName: TypeAlias = Literal["graft", "stock", "partial"]
 TeacherName: TypeAlias = Literal["original", "control", "none"]
 ReportName: TypeAlias = Literal["none", "tensorboard", "trackio"]
+
+# The order in which folds compose, whatever order they are asked for in.
+FOLD_ORDER = (
+    "weight-norm",
+    "image-norm",
+    "layerscale",
+    "mup",
+    "query-scale",
+    "norm",  # before the biases: β adds to them
+    "value-bias",
+    "key-bias",
+    "rotate",
+)

@@ -31,7 +31,7 @@ from normsurgery.api.writing import config_diff, write_papers
 from normsurgery.checkpoint import Checkpoint, Staging, check_destination, open_checkpoint
 from normsurgery.errors import SurgeryError, UsageError, VerificationError
 from normsurgery.recipe import Recipe, RecipeStep
-from normsurgery.recipe_fusion import why_on_files
+from normsurgery.recipe.fusion import why_on_files
 
 Group = Sequence[RecipeStep]
 Call = Callable[..., dict[str, Any]]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normsurgery.api.recipe_plan import whole_plan
 from normsurgery.api.result import Result
 from normsurgery.recipe import Recipe, RecipeStep, options_of, read_recipe
-from normsurgery.recipe_fusion import Pass, groups, passes, why_on_files
+from normsurgery.recipe.fusion import Pass, groups, passes, why_on_files
 
 if TYPE_CHECKING:
     from normsurgery.report.progress import Progress

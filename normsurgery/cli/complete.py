@@ -12,8 +12,8 @@ from pathlib import Path
 import typer
 
 from normsurgery.checkup.machine import hub_cache
+from normsurgery.choices import FOLD_ORDER
 from normsurgery.naming import output_name
-from normsurgery.recipe_fusion import FOLD_ORDER
 
 FOLDS = (*FOLD_ORDER, "recalibrate")
 # Written down a second time, because their home imports torch.

@@ -18,19 +18,6 @@ from normsurgery.surgery.receipt import Receipt, receipt_of
 Inputs = Mapping[str, Tensor]
 Step = Callable[[Checkpoint], tuple[Checkpoint, Receipt]]
 
-# The order in which folds compose, whatever order they are asked for in.
-FOLD_ORDER = (
-    "weight-norm",
-    "image-norm",
-    "layerscale",
-    "mup",
-    "query-scale",
-    "norm",  # before the biases: β adds to them
-    "value-bias",
-    "key-bias",
-    "rotate",
-)
-
 
 @dataclass(frozen=True)
 class FoldOptions:

@@ -18,7 +18,7 @@ from normsurgery.api.run import run
 from normsurgery.api.writing import Writing
 from normsurgery.checkpoint import open_checkpoint, sink
 from normsurgery.recipe import Recipe, RecipeStep
-from normsurgery.recipe_fusion import groups, passes, why_on_files
+from normsurgery.recipe.fusion import groups, passes, why_on_files
 
 # what the tests replace in them is not theirs to give away
 fused: Any = import_module("normsurgery.api.fused")

@@ -14,8 +14,7 @@ from normsurgery.api.recipe_plan import whole_plan
 from normsurgery.api.run import promised, run
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.recipe import Recipe, RecipeStep
-from normsurgery.recipe_fusion import FOLD_ORDER, passes
-from normsurgery.surgery.folds import FOLD_ORDER as DONE_IN
+from normsurgery.recipe.fusion import passes
 
 NORM = {"surgery": "fold", "what": ["norm"]}
 ROTATE = {"surgery": "fold", "what": "rotate"}
@@ -148,10 +147,6 @@ def test_folds_in_order_are_one_pass(first, second, fused):
     assert [one.places for one in found] == [(0, 1)]
     what = ["norm", "value-bias", "rotate"] if fused == "all" else fused
     assert found[0].step.options == {**first.options, **second.options, "what": what}
-
-
-def test_the_order_of_folds_is_the_one_in_which_they_are_done():
-    assert FOLD_ORDER == DONE_IN
 
 
 def test_fused_folds_are_the_bytes_of_one_fold_of_both(tiny, tmp_path):

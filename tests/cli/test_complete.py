@@ -90,7 +90,7 @@ def test_one_word_is_completed_where_others_are_allowed():
 def test_the_words_are_those_that_the_commands_take():
     from normsurgery.anatomy.norm_paths import SITES
     from normsurgery.api.folding.recalibrate import RECALIBRATE
-    from normsurgery.recipe_fusion import FOLD_ORDER
+    from normsurgery.choices import FOLD_ORDER
     from normsurgery.train.removal.published import PUBLISHED
     from normsurgery.train.removal.schedule_file import AUTO
 

@@ -12,7 +12,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 import normsurgery
-from normsurgery.recipe_editor import schema_text
+from normsurgery.recipe.editor import schema_text
 from tests.docs.pages import DOCS, ROOT, blocks_of, pages
 
 PATH = re.compile(r"(?<![\w/.])(?:benchmarks|tests|normsurgery|docs|recipes)(?:/[\w-]+)+(?:\.\w+)+")

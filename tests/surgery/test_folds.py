@@ -12,8 +12,9 @@ from normsurgery.anatomy.proof import prove
 from normsurgery.anatomy.push import trace_of
 from normsurgery.api.folding.planning import asked_folds, plan_folds
 from normsurgery.checkpoint import open_checkpoint
+from normsurgery.choices import FOLD_ORDER
 from normsurgery.errors import UnsupportedModelError, UsageError, VerificationError
-from normsurgery.surgery.folds import FOLD_ORDER, FoldOptions, FoldPlan
+from normsurgery.surgery.folds import FoldOptions, FoldPlan
 from tests.surgery.fold_models import built, composed, fold_files, planned, state
 
 CASES = [  # family, fold, sites that it changes, sites that it leaves

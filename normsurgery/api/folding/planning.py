@@ -8,9 +8,10 @@ from typing import Any
 
 from normsurgery.anatomy.examine import Examination
 from normsurgery.checkpoint import Checkpoint
+from normsurgery.choices import FOLD_ORDER
 from normsurgery.errors import SurgeryError, UnsupportedModelError, UsageError
 from normsurgery.nearest import choices_hint
-from normsurgery.surgery.folds import FOLD_ORDER, FoldOptions, FoldPlan
+from normsurgery.surgery.folds import FoldOptions, FoldPlan
 
 Planner = Callable[[Checkpoint, Examination, FoldOptions], FoldPlan | str]
 RECALIBRATE = "recalibrate"

@@ -9,11 +9,11 @@ import normsurgery
 from normsurgery import UsageError
 from normsurgery.api.run import run
 from normsurgery.recipe import read_recipe
-from normsurgery.recipe_schema import options_of
+from normsurgery.recipe.schema import options_of
 from tests.cli.invoke import Fake, script
 from tests.report import documents
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL = "source: gpt2\nsteps: [{surgery: convert}]\noutput: out\n"
 PRUNE = MINIMAL.replace("convert", "prune, drop: 2")
 

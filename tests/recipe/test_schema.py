@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import normsurgery
 from normsurgery import UsageError
 from normsurgery.recipe import read_recipe, recipe_of
-from normsurgery.recipe_errors import words_of
-from normsurgery.recipe_schema import SURGERIES, Push, RecipeKeys, Verify, options_of
+from normsurgery.recipe.errors import words_of
+from normsurgery.recipe.schema import SURGERIES, Push, RecipeKeys, Verify, options_of
 
 hints = cache(get_type_hints)
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from normsurgery.recipe import RecipeStep
+from normsurgery.choices import FOLD_ORDER
+from normsurgery.recipe.read import RecipeStep
 
 # Surgeries that are functions of a lazy checkpoint: the next one needs no weight file of theirs.
 _LAZY = ("convert", "fold", "fold_bn", "arrange")
@@ -15,12 +16,6 @@ _MEASURING = {
     "heal": "heal trains the model that the files hold",
     "remove_ln": "remove_ln trains, or measures, the model that the files hold",
 }
-
-# The order in which `fold` composes, whatever order it is asked in.
-FOLD_ORDER = (
-    *("weight-norm", "image-norm", "layerscale", "mup", "query-scale", "norm"),
-    *("value-bias", "key-bias", "rotate"),
-)
 
 
 @dataclass(frozen=True)

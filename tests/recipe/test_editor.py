@@ -9,11 +9,11 @@ from jsonschema import Draft202012Validator
 
 from normsurgery.errors import UsageError
 from normsurgery.recipe import recipe_of
-from normsurgery.recipe_editor import NAME, json_schema, schema_text
-from normsurgery.recipe_errors import words_of
-from normsurgery.recipe_schema import SURGERIES, Push, RecipeKeys, Verify, options_of
+from normsurgery.recipe.editor import NAME, json_schema, schema_text
+from normsurgery.recipe.errors import words_of
+from normsurgery.recipe.schema import SURGERIES, Push, RecipeKeys, Verify, options_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 SCHEMA = json_schema()
 EDITOR = Draft202012Validator(SCHEMA)
 HEAL = {"surgery": "heal", "teacher": "t"}

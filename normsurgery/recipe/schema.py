@@ -1,7 +1,7 @@
 """What a recipe may say, as pydantic models: keys, types, choices, bounds.
 
 Only what reads recipes imports this: the models take a tenth of a second. What each key means, and
-its default, the commands say (`recipe_editor`); null always means the default.
+its default, the commands say (`recipe.editor`); null always means the default.
 """
 
 from __future__ import annotations

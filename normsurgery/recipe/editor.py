@@ -1,6 +1,6 @@
 """The JSON schema of recipes, for editors: keys, types, choices, bounds, defaults, words.
 
-Made from what a recipe is checked against (`recipe_schema`) and from the options of the commands,
+Made from what a recipe is checked against (`recipe.schema`) and from the options of the commands,
 which say in words what a key means, and its default; no second list of either exists.
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema as core
 
-from normsurgery.recipe_schema import SURGERIES, Push, RecipeKeys, Verify
+from normsurgery.recipe.schema import SURGERIES, Push, RecipeKeys, Verify
 
 NAME = "recipe.schema.json"
 # What has other words in a recipe than on the command line, or none there.

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from normsurgery.errors import UsageError
 from normsurgery.nearest import choices_hint
-from normsurgery.recipe_schema import SURGERIES, Keys, Push, RecipeKeys, Verify
+from normsurgery.recipe.schema import SURGERIES, Keys, Push, RecipeKeys, Verify
 
 _WORDS = {
     "string_type": "text",

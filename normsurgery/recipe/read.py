@@ -1,6 +1,6 @@
 """Recipes: a YAML file that names a source, the steps to take, an output, and where to push it.
 
-What a recipe may say stands in `recipe_schema`. An unknown key is refused with the nearest one.
+What a recipe may say stands in `recipe.schema`. An unknown key is refused with the nearest one.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normsurgery.errors import UsageError
-from normsurgery.recipe_file import override, read_values
+from normsurgery.recipe.file import override, read_values
 
 if TYPE_CHECKING:
-    from normsurgery.recipe_schema import Keys, RecipeKeys, Step
+    from normsurgery.recipe.schema import Keys, RecipeKeys, Step
 
 _SETTINGS = ("overwrite", "device", "seed", "trust_remote_code", "allow_pickle")
 _HOW = ("data", "keep_failed")  # the keys of `verify`
@@ -22,9 +22,9 @@ _HOW = ("data", "keep_failed")  # the keys of `verify`
 
 def options_of(surgery: str) -> tuple[str, ...]:
     """The keys that a step of this surgery takes beside `surgery`."""
-    from normsurgery import recipe_schema  # pydantic: only what reads a recipe waits for it
+    from normsurgery.recipe import schema  # pydantic: only what reads a recipe waits for it
 
-    return recipe_schema.options_of(surgery)
+    return schema.options_of(surgery)
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def recipe_of(values: Mapping[Any, Any], name: str) -> Recipe:
     """
     from pydantic import ValidationError
 
-    from normsurgery.recipe_errors import usage_error
-    from normsurgery.recipe_schema import RecipeKeys
+    from normsurgery.recipe.errors import usage_error
+    from normsurgery.recipe.schema import RecipeKeys
 
     try:
         read = RecipeKeys.model_validate(values)
