@@ -20,6 +20,7 @@ import normsurgery
 from normsurgery.recipe import read_recipe
 from tests.batchnorm_families import build_batch_norms
 from tests.families import build_spec
+from tests.less_text import measured_on_less_text as measured_on_less_text
 from tests.native.families import FAMILIES as NATIVE
 
 RECIPES = Path(__file__).parents[1] / "recipes"

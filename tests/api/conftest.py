@@ -1,17 +1,3 @@
-"""Losses of a report are measured on less text than a person's: how they come about is the same."""
+"""These tests look at what a report says, not at how much text it was measured on."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-
-import pytest
-
-HELD_OUT = ("normsurgery.api.texts.JUDGED_TOKENS", "normsurgery.train.domains.OTHER_TOKENS")
-
-
-@pytest.fixture(scope="package", autouse=True)
-def less_held_out_text() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in HELD_OUT:
-            patch.setattr(name, 2048)
-        yield
+from tests.less_text import measured_on_less_text as measured_on_less_text

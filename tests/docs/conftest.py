@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.conftest import HELD_OUT
 from tests.docs.files import make_files, with_recipes
 from tests.docs.models import MODELS, files_of
 from tests.docs.running import Made
 from tests.hub.client import point_at
 from tests.hub.server import Hub, serving
+from tests.less_text import less_text
 
 Desk = Callable[[str], Path]
 
@@ -35,7 +35,20 @@ def page_hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def desk(page_hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Desk:
+def little_text() -> Iterator[None]:
+    """Figures are not looked at, so a little text will do."""
+    with less_text(1024):
+        yield
+
+
+@pytest.fixture
+def desk(
+    page_hub: Hub,
+    models: Path,
+    little_text: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Desk:
     """`desk(text)` → a fresh working directory, with what the page's text names."""
 
     def prepare(text: str) -> Path:
@@ -48,8 +61,6 @@ def desk(page_hub: Hub, models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
         directory.mkdir()
         make_files(text, directory)
         point_at(page_hub.url, monkeypatch, tmp_path)
-        for held_out in HELD_OUT:  # figures are not looked at, so a little text will do
-            monkeypatch.setattr(held_out, 1024)
         monkeypatch.chdir(directory)
         monkeypatch.syspath_prepend(str(directory))
         return directory

@@ -16,7 +16,7 @@ PLACEHOLDERS = {
     "docs/tutorials/depth.md": {
         "65536": "1024", "16384": "1024", "200000": "4096", "128": "64", "40": "4",
     },
-    "docs/tutorials/interpretability.md": {"300000": "8192", "50000": "4096"},
+    "docs/tutorials/interpretability.md": {"300000": "6144", "50000": "2048"},
     "docs/tutorials/serving.md": {"65536": "1024", "256": "64"},
 }  # fmt: skip
 

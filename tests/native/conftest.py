@@ -16,6 +16,7 @@ from normsurgery.anatomy.examine import examine
 from normsurgery.checkpoint import open_checkpoint
 from normsurgery.native.plan import NativePlan, Refusal, native_plans
 from tests.families import build_spec
+from tests.less_text import measured_on_less_text as measured_on_less_text
 from tests.native.families import FAMILIES
 
 Built = Callable[..., Path]
