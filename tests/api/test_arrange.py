@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import normsurgery
+from normsurgery.cli import main
 from normsurgery.hub.outputs import check_unchanged, read_output
 from normsurgery.report.progress import Silent
-from tests.cli.invoke import command
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,10 @@ def test_the_encoder_of_two_stacks(tiny, tmp_path):
     assert (written["encoder_layers"], written["decoder_layers"]) == (2, 3)
 
 
-def test_the_command_plans_without_writing(trained, tmp_path):
+def test_the_command_plans_without_writing(trained, tmp_path, capsys):
     arguments = ("--blocks", "0,1,1", "--dry-run", "--json")
-    done = command("arrange", str(trained), "-o", str(tmp_path / "out"), *arguments)
-    document = json.loads(done.stdout)
-    assert done.returncode == 0 and list(tmp_path.iterdir()) == []
+    assert main(["arrange", str(trained), "-o", str(tmp_path / "out"), *arguments]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(tmp_path.iterdir()) == []
     assert document["plan"]["contract"] == "lossy"
     assert document["plan"]["config_diff"] == {"n_layer": [6, 3]}

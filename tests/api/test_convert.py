@@ -25,7 +25,10 @@ def test_every_family_is_converted_and_verified_on_its_real_files(tiny, tmp_path
     assert result["verification"]["verdict"] == "pass"
     for form in ("stock", "graft"):
         assert result["verification"][form]["verdict"] == "pass"
-    assert max(result["proof"]["errors"].values()) <= 1e-9
+    proof = result["proof"]
+    assert set(proof["errors"]) == set(proof["controls"]) == {"stock", "graft"}
+    assert max(proof["errors"].values()) <= 1e-9 and proof["probe"] <= 1e-9
+    assert min(proof["controls"].values()) > 1e-4
     assert result["target"]["architecture"] == FAMILIES[family][0]
 
 

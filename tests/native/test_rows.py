@@ -92,8 +92,10 @@ def test_gpt2_s_base_model_is_an_imagegpt_if_the_last_bias_is_zero(tmp_path):
     assert document["verification"]["native"]["verdict"] == "pass"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", ROWS)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [(family, "float32") for family in ROWS] + [(family, "bfloat16") for family in [*ROWS][::3]],
+)
 def test_the_saved_files_are_verified_against_the_source(built, tmp_path, family, dtype):
     out = tmp_path / "out"
     source = built(family, dtype=dtype)
