@@ -61,7 +61,7 @@ def test_a_surgery_that_does_not_apply_says_why(tiny, family, name, reason):
 
 
 def test_what_inspect_promises_convert_keeps(tiny, tmp_path):
-    """Every row that applies runs, every row that does not is refused: on seven families."""
+    """Every row that applies runs, every row that does not is refused: on four families."""
     requests: dict[str, Any] = {
         "convert --to rmsnorm": {},
         "convert --to rmsnorm --target native": {"target": "native"},
@@ -69,7 +69,7 @@ def test_what_inspect_promises_convert_keeps(tiny, tmp_path):
         "convert --to rmsnorm --untie": {"untie": True},
         "convert --to crmsnorm": {"to": "crmsnorm"},
     }
-    for family in ("gpt2", "bloom", "whisper", "dinov2", "falcon_alibi", "olmo", "bert"):
+    for family in ("bloom", "whisper", "olmo", "bert"):
         rows = {r["name"]: r for r in normsurgery.inspect(tiny(family)).to_dict()["surgeries"]}
         for name, request in requests.items():
             out = tmp_path / f"{family}{len(list(tmp_path.iterdir()))}"

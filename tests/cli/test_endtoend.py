@@ -67,15 +67,17 @@ def test_tokenizer_files_travel_byte_for_byte_and_no_path_leaks(ran):
         assert str(ROOT) not in content and str(out.parent) not in content
 
 
-def test_convert_prints_a_report_that_fits_80_columns(tmp_path, text):
-    done = command("convert", MODEL, "-o", "out", "--data", text, "--device=cpu", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+def test_convert_prints_a_report_that_fits_80_columns(tmp_path, text, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", MODEL, "-o", "out", "--data", text, "--device=cpu"]) == 0
+    printed, said = capsys.readouterr()
+    assert said == ""
+    lines = printed.splitlines()
     assert lines[0] == "convert  tiny-gpt2-6x96 → out"
     assert lines[-1] == f"  normsurgery verify {MODEL} out --data held-out.txt"
     assert max(map(len, lines[:-1])) <= 80  # a line to copy is never broken
     assert any(line.startswith("logits, float32") and line.endswith("pass") for line in lines)
-    assert "13 LayerNorm → 13 RMSNorm" in done.stdout
+    assert "13 LayerNorm → 13 RMSNorm" in printed
 
 
 def test_verify_passes_the_result_and_exits_6_on_a_damaged_one(ran, tmp_path, text, capsys):

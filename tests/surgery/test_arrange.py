@@ -90,9 +90,12 @@ PATTERNS = {
 }
 
 
+CASES = [(family, pattern) for family in LANGUAGE for pattern in PATTERNS if pattern != "middle"]
+CASES += [(family, "middle") for family in [*LANGUAGE][::3]]  # "first" and "order" ask for more
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("family", LANGUAGE)
+@pytest.mark.parametrize(("family", "pattern"), CASES)
 def test_the_result_is_the_source_with_its_blocks_rearranged(zoo, tmp_path, family, pattern):
     directory, model = zoo(family)
     check(directory, model, PATTERNS[pattern], tmp_path / "out")
