@@ -20,7 +20,7 @@ from normsurgery.report.card_removal import removal_heading, removal_limits, rem
 from normsurgery.report.checks import checks, forms_of
 from normsurgery.report.fold_bn import batch_norm_heading, batch_norm_markdown
 from normsurgery.report.folding import fold_heading, fold_markdown
-from normsurgery.report.loading import loading_blocks
+from normsurgery.report.loading import custom_code, loading_blocks
 from normsurgery.report.plots import plots_markdown
 
 Document = Mapping[str, Any]
@@ -39,7 +39,6 @@ NATIVE = (
     "Dropout that the source's class has and this one has not is gone.",
     CENTRED[-1],
 )
-_VERBS = {"heal": "healed"}
 _SECTIONS = (batch_norm_markdown, removal_markdown, fold_markdown)
 _PLAIN = ("LayerNorm", "BatchNorm", "x + shift")  # what a card need not name
 _COUNTS = ("kept", "changed", "added", "dropped")
@@ -83,8 +82,15 @@ def is_on_hub(source: Document) -> bool:
 
 
 def norms_of(document: Document, side: str) -> list[str]:
-    """Kinds of norms that steps found ("before") or left ("after"), but for the plain ones."""
-    receipts = document["receipts"]
+    """Kinds of norms that steps found ("before") or left ("after"), but for the plain ones.
+
+    None is left in a result that opens in the source's class alone: a later step may have left out
+    the modeling file that a conversion wrote.
+    """
+    target, receipts = document["target"], document["receipts"]
+    same_class = target.get("architecture") == document["source"].get("architecture")
+    if side == "after" and target["form"] == "stock" and same_class and not custom_code(document):
+        return []
     kinds = [kind for one in receipts for kind in (one.get("norms") or {}).get(side, {})]
     return [kind for kind in dict.fromkeys(kinds) if kind not in _PLAIN]
 
@@ -99,15 +105,15 @@ def _heading(document: Document) -> str:
     source = document["source"]
     name = source["model"].rsplit("/", 1)[-1] if is_on_hub(source) else source["architecture"]
     kinds = " and ".join(norms_of(document, "after"))
-    without = removal_heading(document) or batch_norm_heading(document)
-    if without:
-        return f"{name} {without}"
-    if fold_heading(document):
-        return f"{name}, {fold_heading(document)}"
-    changes = [part for part in (kinds and f"with {kinds}", depth_heading(document)) if part]
-    if changes:
-        return f"{name} {', '.join(changes)}" if kinds else f"{name}, {', '.join(changes)}"
-    return f"{name}, {_VERBS.get(document['command'], 'rewritten')}"
+    norms = removal_heading(document) or batch_norm_heading(document) or (kinds and f"with {kinds}")
+    changes = [fold_heading(document), depth_heading(document), _healed(document)]
+    said = [part for part in (f"{name} {norms}" if norms else name, *changes) if part]
+    return ", ".join(said if norms or len(said) > 1 else [name, "rewritten"])
+
+
+def _healed(document: Document) -> str:
+    commands = [document["command"], *(one["surgery"] for one in document.get("steps") or ())]
+    return "healed" if "heal" in commands else ""
 
 
 def _source(source: Document) -> dict[str, Any]:

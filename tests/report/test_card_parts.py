@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from normsurgery.errors import UsageError
+from normsurgery.report import card_values
 from normsurgery.report.card import card_record, model_card, renewed_card
 from normsurgery.report.card_parts import BEGIN, END, WHERE, at_home, parts_of
 from normsurgery.report.front_matter import split
@@ -176,3 +177,20 @@ def test_the_card_says_which_licence_goes_with_it(source, said):
 def test_a_library_that_the_source_names_is_kept():
     assert front(made(source="---\nlibrary_name: timm\n---\n"))["library_name"] == "timm"
     assert front(made())["library_name"] == "transformers"
+
+
+def test_the_heading_of_several_steps_names_each_and_norms_only_where_they_are():
+    """Folded, converted and pruned: the class is the source's again, whose norms are LayerNorms."""
+    document = {
+        **documents.convert_document(),
+        "folds": [{"name": "value-bias", "applies": True}],
+        "blocks": {"before": 6, "after": 5},
+        "steps": [{"surgery": "fold"}, {"surgery": "convert"}, {"surgery": "heal"}],
+    }
+    both = {**document["target"], "form": "stock", "modeling_file": True}
+    alone = {**both, "architecture": document["source"]["architecture"], "modeling_file": False}
+    said = "value-bias folded, 5 of 6 blocks, healed"
+    heading = card_values._heading({**document, "target": both})
+    assert heading.endswith(f" with RMSNorm, {said}")
+    assert card_values._heading({**document, "target": alone}).endswith(f", {said}")
+    assert card_values.norms_of({**document, "target": alone}, "after") == []
